@@ -6,12 +6,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import beartype
 from jaxtyping import install_import_hook
 
 # Must run before anything imports pnp: annotations such as Float[Tensor, "v n d"] become checks.
-install_import_hook("pnp", "beartype.beartype").install()
+# An int is welcome where a float is expected, as everywhere in Python.
+beartype.tower = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+install_import_hook("pnp", "beartype.tower").install()
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,135 @@
+"""Backbones by name: each maps images (N, C, H, W) to features (N, dim) and knows its `.dim`."""
+
+from difflib import get_close_matches
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from pnp.errors import UserError
+
+SMALL_IMAGE = 64
+NAMES = ("small_cnn", "resnet18", "resnet50")
+
+
+class SmallCNN(nn.Module):
+    """A few 3×3 convolutions with BatchNorm and ReLU, halving the image as they double the width.
+
+    Args:
+        in_channels: channels of the images.
+        width: channels after the first block; block k has `width · 2^k`.
+        depth: blocks; all but the first halve the image.
+    """
+
+    def __init__(self, in_channels: int, width: int, depth: int) -> None:
+        super().__init__()
+        channels = [in_channels, *(width << k for k in range(depth))]
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(a, b, 3, stride=2 if k else 1, padding=1, bias=False),
+                    nn.BatchNorm2d(b),
+                    nn.ReLU(inplace=True),
+                )
+                for k, (a, b) in enumerate(pairwise(channels))
+            )
+        )
+        self.dim = channels[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, dim): the last map averaged over its pixels."""
+        return self.blocks(images).mean((-2, -1))
+
+
+def backbone(
+    name: str = "small_cnn",
+    *,
+    in_channels: int = 3,
+    image_size: int = 32,
+    stem: str = "auto",
+    width: int = 32,
+    depth: int = 4,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Build a backbone whose `.dim` is the number of its features.
+
+    Args:
+        name: `small_cnn`, `resnet18`, `resnet50` (torchvision) or `timm:NAME` (any timm model).
+        in_channels: channels of the images.
+        image_size: side of the images, in pixels.
+        stem: first layers of a ResNet: `large` is ImageNet's (7×7 stride 2, max-pool), `small` is
+            3×3 stride 1 without pooling, `auto` takes `small` up to 64 px.
+        width: channels of the first block of `small_cnn`.
+        depth: blocks of `small_cnn`.
+        pretrained: load timm's published weights (timm models only).
+
+    Raises:
+        UserError: an unknown name or stem, an image too small, or the large stem on images of at
+            most 64 px, where it throws away most of the image.
+    """
+    if stem not in ("auto", "small", "large"):
+        raise UserError(f"model.stem={stem!r} is unknown; choose auto, small or large.")
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"), in_channels, image_size, pretrained)
+    if name not in NAMES:
+        near = get_close_matches(name, NAMES, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"model.name={name!r} is unknown; known: {', '.join(NAMES)}, timm:NAME.{hint}"
+        )
+    if pretrained:
+        raise UserError(
+            f"model.pretrained=true works with timm models; {name} starts from scratch."
+        )
+    if name == "small_cnn":
+        if width < 1 or depth < 1:
+            raise UserError(f"model.width={width} and model.depth={depth} must be at least 1.")
+        if image_size < 1 << depth:
+            raise UserError(
+                f"images of {image_size} px are too small for small_cnn with depth {depth}: it "
+                f"needs {1 << depth} px. Use larger images or a smaller model.depth."
+            )
+        return SmallCNN(in_channels, width, depth)
+    return _resnet(name, in_channels, image_size, stem)
+
+
+def _resnet(name: str, in_channels: int, image_size: int, stem: str) -> nn.Module:
+    from torchvision import models
+
+    smallest = 8 if stem == "small" or image_size <= SMALL_IMAGE else 65
+    if image_size < smallest:
+        raise UserError(
+            f"images of {image_size} px are too small for {name}: it needs {smallest} px."
+        )
+    if stem == "large" and image_size <= SMALL_IMAGE:
+        raise UserError(
+            f"model.stem=large shrinks {image_size} px images to {image_size // 32} px and costs tens "
+            f"of points of accuracy; up to {SMALL_IMAGE} px use model.stem=small (or auto)."
+        )
+    net = getattr(models, name)(weights=None)
+    if stem == "small" or image_size <= SMALL_IMAGE:
+        net.conv1 = nn.Conv2d(in_channels, 64, 3, stride=1, padding=1, bias=False)
+        net.maxpool = nn.Identity()
+    elif in_channels != 3:
+        net.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+    net.dim = net.fc.in_features
+    net.fc = nn.Identity()
+    return net
+
+
+def _timm(name: str, in_channels: int, image_size: int, pretrained: bool) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), 3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"model.name=timm:{name}: timm has no model of that name.{hint}")
+    try:
+        net = timm.create_model(
+            name, pretrained=pretrained, in_chans=in_channels, num_classes=0, img_size=image_size
+        )
+    except TypeError:  # convolutional models take any size and refuse the argument
+        net = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0)
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"timm:{name} cannot take {image_size} px images: {error}") from error
+    net.dim = net.num_features
+    return net

@@ -1,0 +1,191 @@
+"""The terms of the objective: pure functions of unit embeddings, in float32 or float64.
+
+z[v, i] is the embedding of view v of image i: `(V, N, D)`.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from pnp.errors import UserError
+
+SCALES = ("sphere", "absolute")
+KERNELS = ("hinge", "softplus", "gaussian")
+
+_P = ParamSpec("_P")
+
+
+def _full_precision(term: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
+    """Compute `term` in at least float32: in bf16 a batch statistic keeps two or three digits."""
+
+    @wraps(term)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> Tensor:
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        device = (tensors or [a for a in kwargs.values() if isinstance(a, Tensor)])[0].device.type
+        with torch.autocast(device, enabled=False):
+            return term(*args, **kwargs)
+
+    return wrapped
+
+
+def _widen(z: Tensor) -> Tensor:
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def _check(z: Tensor, what: str, dims: tuple[int, ...] = (3,)) -> None:
+    if z.ndim not in dims:
+        shapes = " or ".join({2: "(N, D)", 3: "(V, N, D)"}[d] for d in dims)
+        raise UserError(f"{what} expects embeddings of shape {shapes}, got {tuple(z.shape)}.")
+    if z.shape[-2] < 2:
+        raise UserError(
+            f"{what} is a statistic of a batch: it needs at least 2 images, got {z.shape[-2]} "
+            f"(shape {tuple(z.shape)}). Use a larger batch."
+        )
+
+
+@_full_precision
+def alignment(
+    student: Float[Tensor, "v n d"], teacher: Float[Tensor, "w n d"]
+) -> Float[Tensor, ""]:
+    """Squared distance between the views of one image: mean over v≠w, i of `2 − 2⟨z[v,i], t[w,i]⟩`.
+
+    0 when all views agree, 4 when they are opposite. Both index one list of views: the teacher may
+    see only the first of them.
+
+    Args:
+        student: unit embeddings `(V, N, D)`.
+        teacher: unit embeddings `(W, N, D)`; pass them detached.
+
+    Raises:
+        UserError: the shapes do not fit, or no pair v≠w exists.
+    """
+    if student.ndim != 3 or teacher.ndim != 3 or student.shape[1:] != teacher.shape[1:]:
+        raise UserError(
+            "alignment expects student (V, N, D) and teacher (W, N, D) of the same images, "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}."
+        )
+    views, teachers = student.shape[0], teacher.shape[0]
+    same = min(views, teachers)
+    pairs = views * teachers - same
+    if pairs == 0:
+        raise UserError(
+            f"alignment compares different views: {views} student and {teachers} teacher view(s) "
+            "leave none to compare. Use at least 2 views."
+        )
+    z, t = _widen(student), _widen(teacher)
+    everything = (z.sum(0) * t.sum(0)).sum(-1)
+    own = (z[:same] * t[:same]).sum((0, -1))
+    return (2.0 - 2.0 * (everything - own) / pairs).mean()
+
+
+@_full_precision
+def variance(
+    z: Float[Tensor, "*v n d"], floor: float = 1.0, scale: str = "sphere", eps: float = 1e-4
+) -> Float[Tensor, ""]:
+    """Variance floor, a hinge on each axis's standard deviation over the images.
+
+    sphere:   mean over v, d of `max(0, 1 − σ/γ)`, `σ = sqrt(Var + eps·γ²)`, `γ = floor/√D`;
+    absolute: mean over v, d of `max(0, floor − sqrt(Var + eps))` (VICReg, Bardes et al. 2022).
+
+    Unit vectors have Σ_d Var_d <= 1, so on the sphere no floor above 1/√D can be met by every axis:
+    `sphere` puts the floor where it is reachable, `absolute` keeps VICReg's constant penalty.
+
+    Args:
+        z: embeddings `(V, N, D)` or `(N, D)`; the variance is unbiased (N − 1).
+        floor: in units of 1/√D for `sphere`, plain for `absolute`.
+        scale: `sphere` or `absolute`.
+        eps: keeps the root differentiable; relative to γ² for `sphere`.
+
+    Raises:
+        UserError: a wrong shape or scale, or fewer than 2 images.
+    """
+    _check(z, "variance", (2, 3))
+    _check_scale(scale)
+    z = _widen(z)
+    var = z.var(-2)
+    if scale == "absolute":
+        return F.relu(floor - (var + eps).sqrt()).mean()
+    gamma2 = floor**2 / z.shape[-1]
+    return F.relu(1.0 - (var / gamma2 + eps).sqrt()).mean()
+
+
+@_full_precision
+def covariance(z: Float[Tensor, "*v n d"], scale: str = "sphere") -> Float[Tensor, ""]:
+    """Decorrelation: no two axes carry the same thing.
+
+    sphere:   mean over v of `(1/D) Σ_{d≠e} (D·C[d,e])²`;
+    absolute: mean over v of `(1/D) Σ_{d≠e} C[d,e]²` (VICReg).
+
+    Args:
+        z: embeddings `(V, N, D)` or `(N, D)`; C is the unbiased covariance over the images.
+        scale: `sphere` or `absolute`.
+
+    Raises:
+        UserError: a wrong shape or scale, or fewer than 2 images.
+    """
+    _check(z, "covariance", (2, 3))
+    _check_scale(scale)
+    z = _widen(z)
+    n, d = z.shape[-2:]
+    centred = z - z.mean(-2, keepdim=True)
+    cov = centred.mT @ centred / (n - 1)
+    off_diagonal = cov.square().sum((-2, -1)) - cov.diagonal(dim1=-2, dim2=-1).square().sum(-1)
+    return off_diagonal.mean() * (d if scale == "sphere" else 1.0 / d)
+
+
+@_full_precision
+def repulsion(
+    z: Float[Tensor, "v n d"],
+    margin: float = 0.2,
+    kernel: str = "hinge",
+    t: float = 2.0,
+    beta: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Soft repulsion between *different images*, all views pooled; views of one image never repel.
+
+    hinge:    mean of `max(0, ⟨z_i,z_j⟩ − margin)²`;
+    softplus: mean of `softplus(β(⟨z_i,z_j⟩ − margin))/β`, the smooth hinge: never quite at rest;
+    gaussian: `log mean exp(−t‖z_i − z_j‖²)` (uniformity, Wang & Isola 2020); no margin.
+
+    Args:
+        z: unit embeddings `(V, N, D)`.
+        margin: cosine below which a pair is left alone.
+        kernel: `hinge`, `softplus` or `gaussian`.
+        t: concentration of the gaussian kernel.
+        beta: sharpness of the softplus kernel.
+
+    Raises:
+        UserError: a wrong shape or kernel, or fewer than 2 images.
+    """
+    _check(z, "repulsion")
+    if kernel not in KERNELS:
+        raise UserError(
+            f"repulsion kernel {kernel!r} is unknown; choose one of {', '.join(KERNELS)}."
+        )
+    v, n, _ = z.shape
+    flat = _widen(z).flatten(0, 1)
+    cosine = flat @ flat.T
+    # Row v·N + i holds image i: blocks of the N×N identity mark the pairs of one image.
+    other = ~torch.eye(n, dtype=torch.bool, device=z.device).repeat(v, v)
+    pairs = v * v * n * (n - 1)
+    if kernel == "gaussian":
+        norm = flat.square().sum(-1)
+        distance2 = norm[:, None] + norm[None, :] - 2.0 * cosine
+        return torch.logsumexp((-t * distance2).masked_fill(~other, -torch.inf).flatten(), 0) - (
+            torch.log(torch.tensor(pairs, dtype=flat.dtype, device=z.device))
+        )
+    if kernel == "softplus":
+        force = F.softplus(cosine - margin, beta=beta)
+    else:
+        force = F.relu(cosine - margin).square()
+    return (force * other).sum() / pairs
+
+
+def _check_scale(scale: str) -> None:
+    if scale not in SCALES:
+        raise UserError(f"scale {scale!r} is unknown; choose one of {', '.join(SCALES)}.")

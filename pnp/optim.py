@@ -1,0 +1,88 @@
+"""Optimizer and its schedule: decay / no-decay groups, lr per 256 images, warm-up then cosine."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pnp.errors import UserError
+from pnp.schedules import warmup_cosine
+
+NAMES = ("adamw", "sgd", "lars")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """What `conf/optim` sets.
+
+    Args:
+        name: `adamw`, `sgd` or `lars`.
+        lr: peak learning rate per 256 images of the global batch (linear scaling).
+        weight_decay: on matrices and filters only, never on biases, norms or other vectors.
+        momentum: of sgd and lars.
+        betas: of adamw.
+        warmup_epochs: linear warm-up, in epochs (fractions allowed).
+        final_lr: the last learning rate, as a share of the peak.
+
+    Raises:
+        UserError: an unknown name or a value out of range.
+    """
+
+    name: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_epochs: float = 1.0
+    final_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UserError(
+                f"optim.name={self.name!r} is unknown; choose one of {', '.join(NAMES)}."
+            )
+        if not self.lr > 0:
+            raise UserError(f"optim.lr={self.lr} must be above 0.")
+        for key in ("weight_decay", "momentum", "warmup_epochs", "final_lr"):
+            if getattr(self, key) < 0:
+                raise UserError(f"optim.{key}={getattr(self, key)} must not be negative.")
+        object.__setattr__(self, "betas", tuple(self.betas))  # lists come from yaml
+
+    def effective_lr(self, global_batch: int) -> float:
+        """Peak learning rate for a global batch of that many images."""
+        return self.lr * global_batch / 256
+
+    def build(
+        self, module: nn.Module, *, global_batch: int, total_steps: int, steps_per_epoch: float
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        """The optimizer over `module`'s trained parameters and its per-step schedule.
+
+        Args:
+            module: parameters without gradient (the teacher) are left out.
+            global_batch: images per optimizer step over all ranks and micro-batches.
+            total_steps: optimizer steps of the whole run.
+            steps_per_epoch: optimizer steps per epoch, for the warm-up.
+        """
+        lr = self.effective_lr(global_batch)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if self.name == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=lr, betas=self.betas, fused=True)
+        elif self.name == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
+        else:
+            from timm.optim.lars import (
+                Lars,
+            )  # leaves groups without decay unadapted, as the paper does
+
+            optimizer = Lars(groups, lr=lr, momentum=self.momentum)  # pyright: ignore[reportArgumentType]
+        # Warm-up never takes more than a tenth of a short run.
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), total_steps // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, total_steps, warmup, self.final_lr)
+        )
+        return optimizer, schedule

@@ -1,0 +1,54 @@
+"""The EMA teacher: a copy of the student that moves once per optimizer step."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from pnp.errors import UserError
+from pnp.schedules import cosine
+
+
+class EMATeacher(nn.Module):
+    """Exponential moving average of a student network: `t ← m·t + (1 − m)·s`.
+
+    The momentum m follows a cosine from `momentum` at step 0 to 1 at the end of training. Integer
+    and running-statistics buffers are copied. Its weights are an ordinary state dict, and the step
+    comes from the caller: a resumed run continues the schedule where it stopped.
+
+    Args:
+        student: the network to copy.
+        momentum: m at step 0.
+
+    Raises:
+        UserError: a momentum outside [0, 1].
+    """
+
+    def __init__(self, student: nn.Module, momentum: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise UserError(f"teacher.momentum={momentum} must lie in [0, 1].")
+        self.base = momentum
+        self.network = deepcopy(student).requires_grad_(False)
+
+    def momentum(self, step: int, total: int) -> float:
+        """Momentum m for the `step`-th optimizer step (from 0) of `total`."""
+        return cosine(step, total, self.base, 1.0)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network returns, without gradient."""
+        return self.network(images)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, step: int, total: int) -> float:
+        """Move once towards `student`; returns the momentum used."""
+        momentum = self.momentum(step, total)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # one fused call: a Python loop over parameters costs milliseconds
+            list(self.network.parameters()),
+            [p.detach() for p in student.parameters()],
+            1.0 - momentum,
+        )
+        for mine, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
+            mine.copy_(theirs)
+        return momentum
