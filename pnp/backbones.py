@@ -95,18 +95,16 @@ def backbone(
 def _resnet(name: str, in_channels: int, image_size: int, stem: str) -> nn.Module:
     from torchvision import models
 
-    smallest = 8 if stem == "small" or image_size <= SMALL_IMAGE else 65
-    if image_size < smallest:
+    small = stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE)
+    if image_size < 8:
+        raise UserError(f"images of {image_size} px are too small for {name}: it needs 8 px.")
+    if not small and image_size <= SMALL_IMAGE:
         raise UserError(
-            f"images of {image_size} px are too small for {name}: it needs {smallest} px."
-        )
-    if stem == "large" and image_size <= SMALL_IMAGE:
-        raise UserError(
-            f"model.stem=large shrinks {image_size} px images to {image_size // 32} px and costs tens "
-            f"of points of accuracy; up to {SMALL_IMAGE} px use model.stem=small (or auto)."
+            f"model.stem=large shrinks {image_size} px images to {image_size // 32} px and costs "
+            f"tens of points of accuracy; up to {SMALL_IMAGE} px use model.stem=small (or auto)."
         )
     net = getattr(models, name)(weights=None)
-    if stem == "small" or image_size <= SMALL_IMAGE:
+    if small:
         net.conv1 = nn.Conv2d(in_channels, 64, 3, stride=1, padding=1, bias=False)
         net.maxpool = nn.Identity()
     elif in_channels != 3:

@@ -1,0 +1,69 @@
+"""Stop at the first loss that is not finite, and say which term went first."""
+
+from typing import Any
+
+import lightning as L
+import torch
+
+from pnp.errors import UserError
+
+
+class FiniteLoss(L.Callback):
+    """Raise when a term of the loss is NaN or infinite.
+
+    On a CPU every step is checked before the next. On a GPU looking at a value stalls the queue, so
+    the first bad step is remembered on the device and read at every logged step and before every
+    checkpoint: a checkpoint never holds weights from after it.
+    """
+
+    def __init__(self) -> None:
+        self.first_bad: torch.Tensor | None = None
+        self.names: list[str] = []
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Note the first bad step of each term."""
+        terms: dict[str, torch.Tensor] = outputs["terms"]
+        values = torch.stack([term.float() for term in terms.values()])
+        if self.first_bad is None:
+            self.names = list(terms)
+            self.first_bad = torch.full_like(values, torch.inf)
+        step = torch.where(values.isfinite(), torch.inf, float(trainer.global_step))
+        self.first_bad = torch.minimum(self.first_bad, step)
+        if values.device.type == "cpu" or trainer.global_step % 50 == 0:
+            self.check(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Never save weights from after the first bad step."""
+        self.check(trainer)
+
+    def check(self, trainer: L.Trainer) -> None:
+        """Raise if any step so far was bad.
+
+        Raises:
+            UserError: names the step, the terms and the checkpoint from before.
+        """
+        if self.first_bad is None:
+            return
+        first = self.first_bad.cpu()
+        step = float(first.min())
+        if step == float("inf"):
+            return
+        bad = [n for n, s in zip(self.names, first, strict=True) if float(s) == step]
+        culprits = [name for name in bad if name != "loss"] or bad
+        folder = next(
+            (c.folder for c in trainer.checkpoint_callbacks if hasattr(c, "folder")), None
+        )  # pyright: ignore[reportAttributeAccessIssue]
+        raise UserError(
+            f"the loss is not finite at step {step:.0f}; first to go: {', '.join(culprits)}. "
+            + (f"{folder / 'last.ckpt'} holds the state from before. " if folder else "")
+            + "Lower optim.lr, lengthen optim.warmup_epochs, or set trainer.gradient_clip_val=1."
+        )

@@ -1,0 +1,168 @@
+"""Every epoch, student and teacher on held-out images: geometry, online kNN, collapse alarm."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich import print as say
+from torch import Tensor
+
+from pnp import geometry
+from pnp.data import ImageSet
+from pnp.evaluation.features import extract
+from pnp.evaluation.probes import knn_votes
+from pnp.method import SelfSupervised
+from pnp.seeds import generator
+
+# What each kind of collapse looks like in the embeddings, and what to do about it.
+ADVICE = {
+    "complete": "all images share one embedding: raise the weights of variance or repulsion",
+    "cone": "all images sit in one narrow cone: raise variance or repulsion, or lower the margin",
+    "dimensional": "few axes are used: raise covariance or repulsion, or lower the learning rate",
+}
+
+
+def collapse_kind(measures: dict[str, float], images: int, dims: int) -> str | None:
+    """Name the collapse that `geometry.describe` shows, the worst first; None when there is none.
+
+    complete: mean cosine above 0.95; cone: ‖mean z‖ above 0.7; dimensional: effective rank below
+    5 % of what N images in D dimensions allow.
+    """
+    if measures["mean_cosine"] > 0.95:
+        return "complete"
+    if measures["mean_norm"] > 0.7:
+        return "cone"
+    if measures["effective_rank"] < 0.05 * min(dims, images - 1):
+        return "dimensional"
+    return None
+
+
+class Monitor(L.Callback):
+    """Log geometry and online kNN at the end of every epoch; raise the collapse alarm.
+
+    Geometry is that of the embeddings of the validation split; kNN votes on backbone features, from
+    training images to validation images. Nothing here touches gradients, BatchNorm or the random
+    numbers of training.
+
+    Args:
+        images: validation images to look at.
+        bank: labelled training images for kNN.
+        k: neighbours.
+        temperature: of the neighbours' weights.
+        every_n_epochs: how often.
+        alarms: file that lists the alarms; None keeps them to the terminal.
+    """
+
+    def __init__(
+        self,
+        images: int = 1500,
+        bank: int = 4000,
+        k: int = 20,
+        temperature: float = 0.07,
+        every_n_epochs: int = 1,
+        alarms: str | Path | None = None,
+    ) -> None:
+        self.images, self.bank, self.k, self.temperature = images, bank, k, temperature
+        self.every_n_epochs = every_n_epochs
+        self.file = Path(alarms) if alarms else None
+        self.alarms: list[dict[str, Any]] = []
+        self.kinds: dict[str, str | None] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the images once, the same in every run on these splits."""
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.held_out = _some(data.splits["validation"], self.images)
+        labelled = data.splits["train"]
+        self.neighbours = _some(labelled, self.bank) if labelled.labels is not None else None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure, log, and raise the alarm."""
+        assert isinstance(pl_module, SelfSupervised)
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        for name, network in (
+            ("student", pl_module.student),
+            ("teacher", pl_module.teacher.network),
+        ):
+            measures, knn, dims = self.measure(trainer, pl_module, network)
+            for key, value in measures.items():
+                pl_module.log(f"geometry/{name}/{key}", value)
+            if knn is not None:
+                pl_module.log(f"probe/{name}/knn", knn)
+            self.check(trainer, name, measures, dims)
+
+    def measure(
+        self, trainer: L.Trainer, module: SelfSupervised, network: torch.nn.Module
+    ) -> tuple[dict[str, float], float | None, int]:
+        """Geometry of `network`'s embeddings, its kNN accuracy where labels exist, and D."""
+        keywords: Any = {
+            "device": module.device,
+            "memory_format": module.memory_format,
+            "autocast": trainer.precision_plugin.forward_context,
+        }
+        features, z = extract(network, self.held_out, module.views.plain, **keywords)
+        measures = geometry.describe(z, self.held_out.labels)
+        first, second = self.two_views(module, network, keywords)
+        measures["alignment"] = geometry.alignment(first, second)
+        if self.neighbours is None or self.held_out.labels is None:
+            return measures, None, z.shape[1]
+        bank, _ = extract(network, self.neighbours, module.views.plain, **keywords)
+        assert self.neighbours.labels is not None
+        votes = knn_votes(
+            bank,
+            self.neighbours.labels,
+            features,
+            classes=len(self.neighbours.classes),
+            k=min(self.k, len(bank)),
+            temperature=self.temperature,
+        )
+        hits = votes.argmax(1) == self.held_out.labels
+        return measures, float(hits.float().mean()), z.shape[1]
+
+    def two_views(
+        self, module: SelfSupervised, network: torch.nn.Module, keywords: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings of two augmented views of some held-out images, the same draws every epoch."""
+        few = self.held_out.subset(torch.arange(min(500, len(self.held_out))))
+        draws = generator(module.seed, device=module.device)
+        first, second = (
+            extract(network, few, lambda x: module.views(x, draws)[0], **keywords)[1]
+            for _ in range(2)
+        )
+        return first, second
+
+    def check(self, trainer: L.Trainer, name: str, measures: dict[str, float], dims: int) -> None:
+        """Say it once when a network enters a kind of collapse."""
+        kind = collapse_kind(measures, len(self.held_out), dims)
+        if kind is not None and kind != self.kinds.get(name):
+            alarm = {
+                "step": trainer.global_step,
+                "epoch": trainer.current_epoch + 1,
+                "network": name,
+                "kind": kind,
+                "message": f"{kind} collapse of the {name}: {ADVICE[kind]} (mean cosine "
+                f"{measures['mean_cosine']:.2f}, ‖mean z‖ {measures['mean_norm']:.2f}, effective "
+                f"rank {measures['effective_rank']:.1f} of {dims})",
+            }
+            self.alarms.append(alarm)
+            if trainer.is_global_zero:
+                say(f"[bold red]ALARM[/] epoch {alarm['epoch']}: {alarm['message']}")
+                if self.file:
+                    self.file.write_text(json.dumps(self.alarms, indent=1))
+        self.kinds[name] = kind
+
+    def state_dict(self) -> dict[str, Any]:
+        """Alarms so far: a resumed run does not raise them twice."""
+        return {"alarms": self.alarms, "kinds": self.kinds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the alarms of the checkpoint."""
+        self.alarms, self.kinds = state_dict["alarms"], state_dict["kinds"]
+
+
+def _some(images: ImageSet, count: int) -> ImageSet:
+    """A fixed random subset of at most `count` images."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images.subset(order[:count].sort().values)

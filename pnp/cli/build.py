@@ -1,0 +1,98 @@
+"""Config to objects: only from this package, with names and types checked before anything runs."""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from pnp.errors import UserError
+
+
+def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any:
+    """Call the `_target_` of a config node with the node's other keys and `extra`.
+
+    Args:
+        node: a mapping with `_target_`, a name inside the package `pnp`.
+        where: the node's place in the config, for messages.
+        extra: keyword arguments that are objects, not config; they win over the node's.
+
+    Raises:
+        UserError: a target outside this package, an argument it does not have, or one of the wrong
+            type.
+    """
+    values = plain(node)
+    target = values.pop("_target_", None)
+    if not isinstance(target, str) or not target.startswith("pnp."):
+        raise UserError(
+            f"{where}._target_={target!r} is not allowed: configs build objects of the package pnp "
+            "only, since building runs code."
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        function = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{where}._target_={target!r} does not exist: {error}.") from error
+    values.update(extra)
+    check_call(function, values, where)
+    return function(**values)
+
+
+def plain(node: Any) -> dict[str, Any]:
+    """A config node as ordinary dicts and lists, interpolations resolved."""
+    if isinstance(node, DictConfig | ListConfig):
+        return OmegaConf.to_container(node, resolve=True)  # pyright: ignore[reportReturnType]
+    return dict(node)
+
+
+def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
+    """Check names and simple types of keyword arguments against a signature.
+
+    Raises:
+        UserError: names the key, what was seen and what was expected.
+    """
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    subject = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(subject)
+    for key, value in values.items():
+        if key not in parameters:
+            near = get_close_matches(key, parameters, 1)
+            hint = f" Did you mean {where}.{near[0]}?" if near else ""
+            raise UserError(f"{where}.{key} is unknown.{hint} Known: {', '.join(parameters)}.")
+        if key in hints and not _fits(value, hints[key]):
+            raise UserError(
+                f"{where}.{key}={value!r} has the wrong type: expected {_name(hints[key])}, got "
+                f"{type(value).__name__}."
+            )
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in values:
+            raise UserError(f"{where}.{key} is missing: it has no default.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` may go where `hint` is asked; hints that are not simple accept anything."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, types.NoneType):
+        return isinstance(value, hint)
+    if origin in (tuple, list, Sequence):
+        return isinstance(value, list | tuple) and all(
+            _fits(item, args[0]) for item in value if args
+        )
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
+    return True
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if inspect.isclass(hint) else str(hint)  # pyright: ignore

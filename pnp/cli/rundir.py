@@ -1,0 +1,175 @@
+"""The run directory: where it is, what a run is resumed from, and the facts written into it."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pnp.errors import UserError
+
+# Keys that may differ between a checkpoint and the run that resumes it: they change no number.
+HARMLESS = (
+    "run_dir", "resume", "wandb", "callbacks", "choices", "evaluation", "data.root",
+    "data.num_workers", "data.resident", "data.resident_limit_gb", "trainer.enable_",
+    "method.log_every",
+)  # fmt: skip
+
+
+def run_directory(cfg: Any) -> Path:
+    """Where this run writes: `run_dir`, else Hydra's run directory."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if cfg.get("run_dir"):
+        path = Path(cfg.run_dir)
+    elif HydraConfig.initialized():
+        path = Path(HydraConfig.get().runtime.output_dir)
+    elif "hydra" in cfg:
+        path = Path(cfg.hydra.run.dir)
+    else:
+        raise UserError("run_dir is null outside of Hydra: set run_dir=PATH.")
+    try:
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (path / "figures").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run directory {path}: {error.strerror}. Set hydra.run.dir=PATH."
+        ) from error
+    return path
+
+
+def choices() -> dict[str, str]:
+    """The option chosen in each config group, where Hydra runs us."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices
+    return {
+        str(k): str(v) for k, v in chosen.items() if "/" not in str(k) and v not in (None, "null")
+    }
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as `{"a.b": value}`."""
+    if not isinstance(config, dict):
+        return {prefix.removesuffix("."): config}
+    return {
+        k: v for key, value in config.items() for k, v in flat(value, f"{prefix}{key}.").items()
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old -> new` for every key that matters and differs."""
+    a, b = flat(old), flat(new)
+    return [
+        f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key) and not key.startswith(HARMLESS)
+    ]
+
+
+def saved_config(folder: Path) -> dict[str, Any] | None:
+    """The `config.yaml` of a run directory; None where there is none."""
+    from omegaconf import OmegaConf
+
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return None
+    return OmegaConf.to_container(OmegaConf.load(file))  # pyright: ignore[reportReturnType]
+
+
+def find_checkpoint(resume: str, folder: Path, config: dict[str, Any]) -> Path | None:
+    """The checkpoint that `resume` means.
+
+    `auto` looks in the run directory itself, then among its siblings for the newest unfinished run
+    of the same config; None if there is nothing to resume. Anything else is a run directory or a
+    checkpoint file.
+
+    Raises:
+        UserError: the path has no checkpoint.
+    """
+    if resume == "auto":
+        siblings = sorted(
+            (p for p in folder.parent.glob("*/") if p != folder), key=lambda p: p.stat().st_mtime
+        )
+        for candidate in (folder, *reversed(siblings)):
+            file = candidate / "checkpoints" / "last.ckpt"
+            old = saved_config(candidate)
+            if file.is_file() and old is not None and not differences(old, config):
+                if candidate == folder or not (candidate / "metrics.json").exists():
+                    return file
+        return None
+    path = Path(resume)
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"resume={resume}: found no checkpoint at {file}. Give a run directory, a .ckpt file, or "
+            "resume=auto."
+        )
+    return file
+
+
+def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a checkpoint safely (`weights_only=True`), and check that it belongs to `config`.
+
+    Raises:
+        UserError: not a readable checkpoint of this program, or one of another config: the message
+            names the keys that differ.
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        old = checkpoint["config"]
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}.") from error
+    except Exception as error:  # a zip error, an unpickling error, a missing key: all say the same
+        raise UserError(
+            f"{file} is not a checkpoint of pnp-train ({type(error).__name__}: {error})."
+        ) from error
+    if config is not None and (keys := differences(old, config)):
+        raise UserError(
+            f"{file} belongs to another config; these keys differ (checkpoint -> now):\n  "
+            + "\n  ".join(keys)
+            + "\nGive the same values, or start a new run without resume."
+        )
+    return checkpoint
+
+
+def facts(started: float, now: float) -> dict[str, Any]:
+    """What a reader needs to repeat the run: command, machine, versions, commit, time."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": " ".join(["pnp-train", *sys.argv[1:]])
+        if "pnp-train" in sys.argv[0]
+        else "train(cfg)",
+        "seconds": round(now - started, 1),
+        "commit": commit(),
+        "machine": f"{os.cpu_count()} cores {platform.machine()}" + (f", {gpu}" if gpu else ""),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout this code runs from, marked when modified; None if installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed as a package: any repository around is not ours
+        return None
+    try:
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write atomically: a reader sees all of it or nothing."""
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    partial.replace(file)

@@ -1,0 +1,349 @@
+"""One DataModule over one table of data sets: options in, disjoint splits and batches out."""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from pnp.data import ambiguous, datasets, folder
+from pnp.data.files import FolderImages, cores, load, readable
+from pnp.data.imageset import ImageSet, concatenate, resize
+from pnp.data.loader import Loader, batches_per_epoch
+from pnp.data.splits import amount, carve, permutation
+from pnp.errors import UserError
+
+SPLITS = ("train", "validation", "calibration", "test")
+# The table: each entry gives the official parts of a data set; `_split` cuts what is missing.
+DATASETS: dict[str, Callable[["DataModule"], dict[str, ImageSet]]] = {
+    "ambiguous": lambda d: d._ambiguous(),
+    "fashion_mnist": lambda d: datasets.fashion_mnist(d.root),
+    "cifar10": lambda d: datasets.cifar10(d.root),
+    "cifar100": lambda d: datasets.cifar100(d.root),
+    "stl10": lambda d: datasets.stl10(d.root, unlabeled="unlabeled" in d.pretrain_on),
+    "image_folder": lambda d: folder.parts(d.root, d._folder_size(), labelled=d.labels == "auto"),
+}
+# Images that the normalisation constants are computed from, at most; files are dearer to read.
+SAMPLE, SAMPLE_FILES = 10_000, 1_000
+
+
+class DataModule(L.LightningDataModule):
+    """Splits, statistics and training batches of one data set.
+
+    The splits train, validation, calibration and test are disjoint and depend on the data and
+    `seed` only. Where there is an official test part, calibration and test are its two shares and
+    validation comes from the training part; otherwise all are cut from one list. Self-supervised
+    pre-training sees the splits in `pretrain_on`, never calibration or test.
+
+    Args:
+        dataset: a name in `DATASETS`.
+        root: folder of the data; None means the data set's usual places.
+        size: side in pixels to resize to; None keeps the data set's own.
+        batch_size: images per step and process.
+        seed: of the splits and of generated images.
+        order_seed: of the order of training batches.
+        validation: number of images, or share of the training part (`ambiguous`: of n_train).
+        calibration: number or share of the official test part; None means half of it, or a tenth
+            of all images where there is none.
+        test: likewise, only where there is no official test part; None means a tenth.
+        max_images: use at most so many images of train (and of unlabeled), for quick trials.
+        pretrain_on: splits that the self-supervised training sees.
+        labels: "auto", or "none" to ignore all labels.
+        resident: keep decoded images in memory on the training device; "auto" if they fit.
+        resident_limit_gb: what fits means, for all splits together, in 10⁹ bytes.
+        num_workers: processes that decode files that are not resident; None: by the cores.
+        on_corrupt: "error" stops at an unreadable file, "skip" leaves it out and names it.
+        n_train: images to draw for training (`ambiguous` only).
+        concept_k: steepness of η(u) (`ambiguous` only).
+        concept_c: the u where η is one half (`ambiguous` only).
+
+    Raises:
+        UserError: an option that cannot be; and on first use, data that is missing or damaged.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        *,
+        root: str | None = None,
+        size: int | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        order_seed: int = 0,
+        validation: int | float = 0.1,
+        calibration: int | float | None = None,
+        test: int | float | None = None,
+        max_images: int | None = None,
+        pretrain_on: Sequence[str] = ("train",),
+        labels: str = "auto",
+        resident: str | bool = "auto",
+        resident_limit_gb: float = 4.0,
+        num_workers: int | None = None,
+        on_corrupt: str = "error",
+        n_train: int = 30_000,
+        concept_k: float = 20.0,
+        concept_c: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _one_of("dataset", dataset, DATASETS)
+        _one_of("labels", labels, ("auto", "none"))
+        _one_of("resident", resident, ("auto", True, False))
+        _one_of("on_corrupt", on_corrupt, ("error", "skip"))
+        pretrain_on = (pretrain_on,) if isinstance(pretrain_on, str) else tuple(pretrain_on)
+        if not pretrain_on:
+            raise UserError("data.pretrain_on is empty: name at least one split, e.g. [train].")
+        known = ("train", "validation", *(("unlabeled",) if dataset == "stl10" else ()))
+        for split in pretrain_on:
+            if split in ("calibration", "test"):
+                raise UserError(
+                    f"data.pretrain_on names {split}: what is reported on {split} would then hold "
+                    f"for no unseen image. Choose from {', '.join(known)}."
+                )
+            _one_of("pretrain_on", split, known)
+        _at_least("size", size, 1)
+        _at_least("batch_size", batch_size, 2)
+        _at_least("seed", seed, 0)
+        _at_least("order_seed", order_seed, 0)
+        _at_least("max_images", max_images, 1)
+        _at_least("num_workers", num_workers, 0)
+        _at_least("n_train", n_train, 2)
+        if not concept_k > 0:
+            raise UserError(f"data.concept_k={concept_k}: give a number above 0.")
+        self.dataset, self.root, self.labels, self.pretrain_on = dataset, root, labels, pretrain_on
+        self.batch_size, self.seed, self.order_seed = batch_size, seed, order_seed
+        self.resident, self.resident_limit_gb = resident, resident_limit_gb
+        self._asked = {"validation": validation, "calibration": calibration, "test": test}
+        self._size, self._max_images, self._num_workers = size, max_images, num_workers
+        self._skip_corrupt = on_corrupt == "skip"
+        self._n_train, self._k, self._c = n_train, concept_k, concept_c
+        self._splits: dict[str, ImageSet] | None = None
+        self._pretrain: ImageSet | None = None
+
+    # ---- the data -------------------------------------------------------------------------------
+
+    @property
+    def splits(self) -> dict[str, ImageSet]:
+        """train, validation, calibration, test, and unlabeled if pre-training uses it.
+
+        Loaded when first asked for.
+        """
+        if self._splits is None:
+            parts = DATASETS[self.dataset](self)
+            if self.labels == "none":
+                parts = {name: part.without_labels() for name, part in parts.items()}
+            self._splits = self._ready(self._split(parts))
+        return self._splits
+
+    @property
+    def pretrain(self) -> ImageSet:
+        """The union of the splits in `pretrain_on`; with labels if every one of them has them."""
+        if self._pretrain is None:
+            parts = [self.splits[name] for name in self.pretrain_on]
+            whole = concatenate(parts)
+            # The splits become slices of the union: the pixels are kept once.
+            if len(parts) > 1 and isinstance(whole.images, Tensor):
+                slices = whole.images.split([len(part) for part in parts])
+                for part, images in zip(parts, slices, strict=True):
+                    self.splits[part.name] = replace(part, images=images)
+            self._pretrain = whole
+        return self._pretrain
+
+    @property
+    def channels(self) -> int:
+        """Colour channels of every image."""
+        return self.splits["train"].shape[0]
+
+    @property
+    def size(self) -> int:
+        """Side of every image in pixels."""
+        return self.splits["train"].shape[1]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; () when there are no labels."""
+        return self.splits["train"].classes
+
+    @property
+    def mean(self) -> list[float]:
+        """Mean of each channel over train, with pixels from 0 to 1.
+
+        Over evenly spaced images where there are more than 10,000 (1,000 files that stream).
+        """
+        return self._statistics[0]
+
+    @property
+    def std(self) -> list[float]:
+        """Standard deviation of each channel, as `mean`; at least 1/255."""
+        return self._statistics[1]
+
+    def split_record(self) -> dict[str, dict[str, Any]]:
+        """Count, digest and role of every split, for the run directory."""
+        roles = {
+            "train": ["fitting probes"],
+            "validation": ["choosing"],
+            "calibration": ["thresholds of the band"],
+            "test": ["reporting"],
+        }
+        record = {}
+        for name, split in self.splits.items():
+            pretrained = ["pre-training"] if name in self.pretrain_on else []
+            role = ", ".join(pretrained + roles.get(name, []))
+            record[name] = {"count": len(split), "digest": split.digest(), "role": role}
+        return record
+
+    @cached_property
+    def _statistics(self) -> tuple[list[float], list[float]]:
+        train = self.splits["train"]
+        most = SAMPLE_FILES if isinstance(train.images, FolderImages) else SAMPLE
+        sample = torch.linspace(0, len(train) - 1, min(most, len(train))).long()
+        total = square = torch.zeros(self.channels, dtype=torch.float64)
+        for index in sample.split(256):
+            pixels = train.batch(index).double() / 255
+            total = total + pixels.sum((0, 2, 3))
+            square = square + pixels.square().sum((0, 2, 3))
+        count = len(sample) * self.size**2
+        mean = total / count
+        variance = (square / count - mean**2).clamp_min(255**-2)
+        return mean.tolist(), variance.sqrt().tolist()
+
+    # ---- what Lightning calls -------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Download on one process only, before the others look."""
+        if self.dataset not in ("ambiguous", "image_folder"):
+            self.splits  # noqa: B018 (loads)
+
+    def setup(self, stage: str) -> None:
+        """Load the splits, so that missing data stops the run before training starts."""
+        self.pretrain  # noqa: B018 (loads)
+
+    def train_dataloader(self) -> Loader:
+        """Batches of `pretrain` on the trainer's device."""
+        trainer = self.trainer
+        streams = isinstance(self.pretrain.images, FolderImages)
+        return Loader(
+            self.pretrain,
+            self.batch_size,
+            seed=self.order_seed,
+            device="cpu" if trainer is None else trainer.strategy.root_device,
+            resident=self._fits(self.splits.values()),
+            num_workers=self._workers() if streams else 0,
+            consumed=None if trainer is None else self._processed,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch on every process."""
+        return batches_per_epoch(len(self.pretrain), self.batch_size)
+
+    def _processed(self) -> int:
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _workers(self) -> int:
+        if self._num_workers is not None:
+            return self._num_workers
+        return max(1, min(8, cores() - 1))
+
+    # ---- from official parts to splits ----------------------------------------------------------
+
+    def _ambiguous(self) -> dict[str, ImageSet]:
+        defaults = {"validation": 0.1, "calibration": 0.2, "test": 0.2}
+        counts = {"train": min(self._n_train, self._max_images or self._n_train)}
+        for name, default in defaults.items():
+            value = default if self._asked[name] is None else self._asked[name]
+            # Drawn for the purpose, not taken from train: any count will do.
+            whole = value + 1 if isinstance(value, int) else self._n_train
+            counts[name] = amount(f"data.{name}", value, whole)
+        drawn = {"size": self._size or 32, "seed": self.seed, "k": self._k, "c": self._c}
+        return ambiguous.splits(counts, **drawn)
+
+    def _split(self, parts: dict[str, ImageSet]) -> dict[str, ImageSet]:
+        train = parts["train"]
+        taken = {}
+        if "validation" not in parts:
+            taken["validation"] = self._amount("validation", len(train))
+        if "test" not in parts:
+            taken["calibration"] = self._amount("calibration", len(train), default=0.1)
+            taken["test"] = self._amount("test", len(train), default=0.1)
+        elif "calibration" not in parts:
+            if self._asked["test"] is not None:
+                raise UserError(
+                    f"data.test={self._asked['test']}: {self.dataset} has an official test part; "
+                    "test is what data.calibration leaves of it. Remove data.test."
+                )
+            count = {"calibration": self._amount("calibration", len(parts["test"]), default=0.5)}
+            parts = {**parts, **self._carve(parts["test"], count, "test")}
+        cut = {**parts, **self._carve(train, taken, "train")}
+        extra = [name for name in cut if name not in SPLITS]
+        return {name: cut[name] for name in (*SPLITS, *extra)}
+
+    def _carve(self, part: ImageSet, taken: dict[str, int], rest: str) -> dict[str, ImageSet]:
+        if not taken:
+            return {rest: part}
+        pieces = carve(len(part), taken, rest, self.seed, f"official {rest}")
+        return {
+            name: replace(part.subset(index.sort().values), name=name)
+            for name, index in pieces.items()
+        }
+
+    def _amount(self, name: str, whole: int, default: float = 0.1) -> int:
+        value = self._asked[name]
+        return amount(f"data.{name}", default if value is None else value, whole)
+
+    def _ready(self, splits: dict[str, ImageSet]) -> dict[str, ImageSet]:
+        """Subsample, then decode files if they are to be resident, or resize what is in memory."""
+        for name in {"train", "unlabeled"} & splits.keys():
+            count = len(splits[name])
+            if self._max_images and count > self._max_images:
+                some = permutation(count, self.seed, "max_images")[: self._max_images]
+                splits[name] = splits[name].subset(some.sort().values)
+        fits = self._fits(splits.values())
+        return {name: self._prepared(split, fits) for name, split in splits.items()}
+
+    def _prepared(self, split: ImageSet, fits: bool) -> ImageSet:
+        if isinstance(split.images, Tensor):
+            size = self._size
+            return split if size is None else replace(split, images=resize(split.images, size))
+        title = f"Reading {split.name}"
+        if fits:
+            pixels, kept = load(split.images, skip_corrupt=self._skip_corrupt, title=title)
+            labels = None if split.labels is None else split.labels[kept]
+            return replace(split, images=pixels, labels=labels)
+        if self._skip_corrupt:
+            return split.subset(readable(split.images, title=title))
+        return split
+
+    def _fits(self, splits: Iterable[ImageSet]) -> bool:
+        if isinstance(self.resident, bool):
+            return self.resident
+        return sum(split.nbytes for split in splits) <= self.resident_limit_gb * 1e9
+
+    def _folder_size(self) -> int:
+        if self._size is None:
+            raise UserError(
+                "data.size is not set: images in a folder come in any size, data.size=64 resizes "
+                "and crops them to 64 × 64 pixels."
+            )
+        return self._size
+
+
+def _one_of(name: str, value: object, known: Iterable[object]) -> None:
+    names = list(known)
+    if value not in names:
+        near = difflib.get_close_matches(str(value), [str(k) for k in names], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        choices = ", ".join(str(k) for k in names)
+        raise UserError(f"data.{name}={value} is unknown; choose from {choices}.{hint}")
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or cast(int, value) < least:
+        raise UserError(f"data.{name}={value!r}: give a whole number, at least {least}.")

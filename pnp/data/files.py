@@ -1,0 +1,193 @@
+"""Images that stay in files: decoded to one size when they are asked for."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from pnp.distributed import rank
+from pnp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# What Pillow raises for a file that is cut off, damaged, absurdly large or no image at all.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Below this many files a progress bar would only flicker.
+QUIET = 2000
+# Files decoded between two updates of the bar, and before a damaged one can stop the rest.
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Image files that share one target size.
+
+    Args:
+        root: the folder that the names are relative to.
+        names: of the files, with forward slashes.
+        size: side in pixels of the decoded square.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, index: Int64[Tensor, "b"]) -> "FolderImages":
+        """The files of these numbers, in this order."""
+        return replace(self, names=tuple(self.names[i] for i in index.tolist()))
+
+    def batch(self, index: Int64[Tensor, "b"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Decode the files of these numbers.
+
+        Raises:
+            UserError: a file that cannot be decoded; it is named.
+        """
+        chosen = self.subset(index)
+        images = torch.empty(len(chosen), 3, self.size, self.size, dtype=torch.uint8)
+        for i, result in enumerate(_each(chosen.paths(), self.decode)):
+            images[i] = torch.from_numpy(_good(chosen.root / chosen.names[i], result))
+        return images
+
+    def paths(self) -> list[Path]:
+        """The files in order."""
+        return [self.root / name for name in self.names]
+
+    def decode(self, path: Path) -> np.ndarray:
+        """One file as uint8 (3, size, size): RGB, shorter side resized (bicubic), centre crop."""
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode}; convert the file to 8 bits a channel")
+            # A JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8 of its size at once.
+            image.draft("RGB", (2 * self.size, 2 * self.size))
+            rgb = image.convert("RGB")
+        width, height = rgb.size
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        if rgb.size != (self.size, self.size):
+            rgb = rgb.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+        return np.asarray(rgb).transpose(2, 0, 1).copy()
+
+
+def load(
+    images: FolderImages, *, skip_corrupt: bool, title: str
+) -> tuple[UInt8[Tensor, "n 3 s s"], Int64[Tensor, "n"]]:
+    """Decode all files into one tensor, on all cores, with a progress bar when there are many.
+
+    Args:
+        images: the files.
+        skip_corrupt: leave unreadable files out, counted and named in one warning.
+        title: what the progress bar says.
+
+    Returns:
+        The images and their numbers in `images`: all of them unless some were left out.
+
+    Raises:
+        UserError: an unreadable file and `skip_corrupt` is off; or none could be read.
+    """
+    out = torch.empty(len(images), 3, images.size, images.size, dtype=torch.uint8)
+    kept: list[int] = []
+
+    def store(number: int, pixels: np.ndarray) -> None:
+        out[len(kept)] = torch.from_numpy(pixels)
+        kept.append(number)
+
+    _walk(images, images.decode, store, skip_corrupt=skip_corrupt, title=title)
+    return out[: len(kept)], torch.tensor(kept, dtype=torch.int64)
+
+
+def readable(images: FolderImages, *, title: str) -> Int64[Tensor, "n"]:
+    """The numbers of the files that can be decoded; the others are counted and named in a warning.
+
+    Raises:
+        UserError: none can be.
+    """
+    kept: list[int] = []
+    small = replace(images, size=1)  # JPEGs are then decoded at 1/8, which still reads every byte
+    _walk(images, small.decode, lambda n, _: kept.append(n), skip_corrupt=True, title=title)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def _walk(
+    images: FolderImages,
+    decode: Callable[[Path], np.ndarray],
+    good: Callable[[int, np.ndarray], None],
+    *,
+    skip_corrupt: bool,
+    title: str,
+) -> None:
+    """Decode chunk by chunk in order; hand the good ones on, raise or count the bad ones."""
+    paths, bad = images.paths(), list[str]()
+    console = Console(stderr=True)
+    quiet = len(paths) <= QUIET or rank() != 0 or not console.is_terminal
+    with Progress(console=console, disable=quiet, transient=True) as bar:
+        task = bar.add_task(title, total=len(paths))
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            for i, result in enumerate(_each(chunk, decode)):
+                if isinstance(result, np.ndarray):
+                    good(start + i, result)
+                elif skip_corrupt:
+                    bad.append(f"{chunk[i]} ({result})")
+                else:
+                    _good(chunk[i], result)
+            bar.advance(task, len(chunk))
+    if bad:
+        named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+        if len(bad) == len(paths):
+            raise UserError(f"{title}: none of {len(paths)} images could be read: {named}")
+        log.warning("%s: skipped %d of %d images: %s", title, len(bad), len(paths), named)
+
+
+def _each(
+    paths: Sequence[Path], decode: Callable[[Path], np.ndarray]
+) -> list[np.ndarray | Exception]:
+    """Decode on all cores (Pillow frees the interpreter lock); an unreadable file is its error."""
+
+    def attempt(paths: Sequence[Path]) -> list[np.ndarray | Exception]:
+        results: list[np.ndarray | Exception] = []
+        for path in paths:
+            try:
+                results.append(decode(path))
+            except UNREADABLE as error:
+                results.append(error)
+        return results
+
+    threads = 1 if get_worker_info() else cores()
+    if threads == 1 or len(paths) < 2 * threads:
+        return attempt(paths)
+    # One task per thread: small images decode in less time than a task takes to hand out.
+    step = -(-len(paths) // threads)
+    pieces = [paths[start : start + step] for start in range(0, len(paths), step)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [result for results in pool.map(attempt, pieces) for result in results]
+
+
+def _good(path: Path, result: np.ndarray | Exception) -> np.ndarray:
+    if isinstance(result, np.ndarray):
+        return result
+    raise UserError(
+        f"Cannot read the image {path}: {result}. Repair or remove it, or leave such files out "
+        "with data.on_corrupt=skip."
+    )
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

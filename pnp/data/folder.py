@@ -1,0 +1,95 @@
+"""Any folder of images: its parts, its class folders, or no classes at all."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from pnp.data.files import FolderImages
+from pnp.data.imageset import ImageSet
+from pnp.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# The folder names that mean an official part, and what the part is called here.
+PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+LAYOUTS = (
+    "ROOT/train/CLASS/*.jpg with ROOT/test/CLASS/*.jpg (and ROOT/val if you like), "
+    "ROOT/CLASS/*.jpg, or images anywhere below ROOT (no labels)"
+)
+
+
+def parts(root: str | Path | None, size: int, *, labelled: bool = True) -> dict[str, ImageSet]:
+    """The images below `root`: {"train": all} or the official parts train, validation, test.
+
+    The first folder below a part is the class, when every image lies in one and there are at least
+    two; otherwise the images have no labels. Hidden files and folders are left out.
+
+    Args:
+        root: the folder.
+        size: side in pixels of the decoded squares.
+        labelled: False ignores class folders.
+
+    Raises:
+        UserError: no folder, no images, or parts that disagree about the classes.
+    """
+    if root is None:
+        raise UserError(f"data.root is not set: give data.root=ROOT. Expected: {LAYOUTS}.")
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder. Expected: {LAYOUTS}.")
+    official = {}
+    if (root / "train").is_dir():
+        official = {name: root / name for name in PARTS if (root / name).is_dir()}
+    folders = {PARTS[name]: path for name, path in official.items()} or {"train": root}
+    if len(official) > len(folders):
+        raise UserError(f"{root} holds both val and validation: keep one of them.")
+    names = {part: _image_names(path) for part, path in folders.items()}
+    for part, found in names.items():
+        if not found:
+            raise UserError(f"No images in {folders[part]}. Expected: {LAYOUTS}.")
+    classes = _classes(names, folders) if labelled else ()
+    number = {name: i for i, name in enumerate(classes)}
+    return {
+        part: ImageSet(
+            name=part,
+            images=FolderImages(folders[part], found, size),
+            labels=torch.tensor([number[_class(name)] for name in found]) if classes else None,
+            classes=classes,
+        )
+        for part, found in names.items()
+    }
+
+
+def _image_names(folder: Path) -> tuple[str, ...]:
+    """Image files below a folder as sorted relative names with forward slashes."""
+    found = []
+    for place, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
+        where = Path(place).relative_to(folder)
+        found += [
+            (where / name).as_posix()
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        ]
+    return tuple(sorted(found))
+
+
+def _class(name: str) -> str:
+    return name.split("/", 1)[0]
+
+
+def _classes(names: dict[str, tuple[str, ...]], folders: dict[str, Path]) -> tuple[str, ...]:
+    """The classes of the training part; () when there are none."""
+    found = {
+        part: {_class(name) for name in files} if all("/" in name for name in files) else set()
+        for part, files in names.items()
+    }
+    classes = found["train"] if len(found["train"]) > 1 else set()
+    for part, here in found.items():
+        if part != "train" and classes and not (here and here <= classes):
+            odd = ", ".join(sorted(here - classes)[:3]) or "no class folders"
+            raise UserError(
+                f"{folders[part]} and {folders['train']} disagree about the classes: the first has "
+                f"{odd}. Give both the same class folders, or use data.labels=none."
+            )
+    return tuple(sorted(classes))

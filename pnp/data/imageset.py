@@ -1,0 +1,138 @@
+"""An image set: pixels in memory or in files, with what is known about each image."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float64, Int64, UInt8
+from torch import Tensor
+
+from pnp.data.files import FolderImages
+from pnp.errors import UserError
+
+PER_IMAGE = ("labels", "eta", "concept", "latent")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Images of one size and what is known about them.
+
+    Args:
+        name: of the split.
+        images: uint8 in memory, or files that are decoded when asked for.
+        labels: class of each image, an index into `classes`; None when there are none.
+        classes: names of the classes; () when there are none.
+        eta: Pr(P | image), where it is known.
+        concept: one draw of Y ~ Bernoulli(eta), 0 or 1, where eta is known.
+        latent: the quantity u that eta is a function of.
+    """
+
+    name: str
+    images: UInt8[Tensor, "n c h w"] | FolderImages
+    labels: Int64[Tensor, "n"] | None = None
+    classes: tuple[str, ...] = ()
+    eta: Float64[Tensor, "n"] | None = None
+    concept: Int64[Tensor, "n"] | None = None
+    latent: Float64[Tensor, "n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        if isinstance(self.images, FolderImages):
+            return 3, self.images.size, self.images.size
+        return self.images.shape[1], self.images.shape[2], self.images.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded images."""
+        channels, height, width = self.shape
+        return len(self) * channels * height * width
+
+    def batch(self, index: Int64[Tensor, "b"]) -> UInt8[Tensor, "b c h w"]:
+        """The images of these numbers, in this order, where the set keeps them.
+
+        Raises:
+            UserError: a file that cannot be decoded; it is named.
+        """
+        if isinstance(self.images, FolderImages):
+            return self.images.batch(index)
+        return self.images.index_select(0, index.to(self.images.device))
+
+    def subset(self, index: Int64[Tensor, "b"]) -> "ImageSet":
+        """The set of these images, in this order."""
+        files = self.images if isinstance(self.images, FolderImages) else None
+        known = {key: getattr(self, key) for key in PER_IMAGE}
+        return replace(
+            self,
+            images=files.subset(index) if files else self.batch(index),
+            **{key: None if v is None else v[index] for key, v in known.items()},
+        )
+
+    def without_labels(self) -> "ImageSet":
+        """The bare images: no labels, no classes, no concept."""
+        return replace(self, classes=(), **dict.fromkeys(PER_IMAGE))
+
+    def digest(self) -> str:
+        """16 hex digits of SHA-256 over labels and pixels, or file names and sizes for files."""
+        known = hashlib.sha256(repr((len(self), self.shape, self.classes)).encode())
+        if isinstance(self.images, FolderImages):
+            for path, name in zip(self.images.paths(), self.images.names, strict=True):
+                known.update(f"{name}\0{path.stat().st_size}\n".encode())
+        else:
+            known.update(_bytes(self.images))
+        for key in PER_IMAGE:
+            value = getattr(self, key)
+            known.update(key.encode() if value is None else _bytes(value))
+        return known.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.cpu().contiguous().numpy())  # pyright: ignore[reportArgumentType]
+
+
+def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
+    """The union of disjoint sets; what is not known of every part is dropped.
+
+    Raises:
+        UserError: images of different shapes.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.shape for part in parts}) > 1:
+        shapes = ", ".join(f"{part.name} {part.shape}" for part in parts)
+        raise UserError(f"Cannot join images of different shapes: {shapes}. Give data.size.")
+    known = {key: [getattr(part, key) for part in parts] for key in PER_IMAGE}
+    joined = {
+        key: None if any(v is None for v in values) else torch.cat(values)
+        for key, values in known.items()
+    }
+    return ImageSet(
+        name="+".join(part.name for part in parts),
+        images=_join([part.images for part in parts]),
+        classes=parts[0].classes if joined["labels"] is not None else (),
+        **joined,
+    )
+
+
+def _join(images: Sequence[Tensor | FolderImages]) -> Tensor | FolderImages:
+    files = [part for part in images if isinstance(part, FolderImages)]
+    if not files:
+        return torch.cat([part for part in images if isinstance(part, Tensor)])
+    return replace(files[0], names=tuple(name for part in files for name in part.names))
+
+
+def resize(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c s s"]:
+    """Square images at another size: bicubic, antialiased, rounded; unchanged at their own size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    out = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
+    for start in range(0, len(images), 1024):
+        small = torch.nn.functional.interpolate(
+            images[start : start + 1024].float(), (size, size), mode="bicubic", antialias=True
+        )
+        out[start : start + 1024] = small.round_().clamp_(0, 255).to(torch.uint8)
+    return out

@@ -1,0 +1,102 @@
+"""Geometry of a set of embeddings or features: the quantities that tell collapse from spread.
+
+All take `z` of shape `(N, D)` and work in float32 (float64 stays). Cosines are of `unit(z)`.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def unit(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    """Rows scaled to length 1, in at least float32."""
+    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+
+
+def mean_cosine(z: Float[Tensor, "n d"]) -> float:
+    """Mean ⟨z_i, z_j⟩ over i≠j of unit rows: 1 at complete collapse, about 0 when spread.
+
+    >>> mean_cosine(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    1.0
+    """
+    n = len(z)
+    return float((z.sum(0).square().sum() - z.square().sum()) / (n * (n - 1)))
+
+
+def sigma(z: Float[Tensor, "n d"]) -> float:
+    """σ·√D, the mean over axes of the standard deviation, in units of 1/√D; at most 1."""
+    return float(z.std(0).mean() * z.shape[1] ** 0.5)
+
+
+def mean_norm(z: Float[Tensor, "n d"]) -> float:
+    """‖mean z‖ of unit rows: long when everything sits in one cone."""
+    return float(z.mean(0).norm())
+
+
+def spectrum(z: Float[Tensor, "n d"]) -> Float[Tensor, " k"]:
+    """Eigenvalues of the centred covariance as shares of their sum, largest first."""
+    values = torch.linalg.svdvals(z - z.mean(0)).square()
+    return values / values.sum().clamp_min(torch.finfo(z.dtype).tiny)
+
+
+def effective_rank(z: Float[Tensor, "n d"]) -> float:
+    """exp(entropy) of the covariance spectrum (Roy & Vetterli 2007): how many axes are really used.
+
+    It cannot exceed N − 1: take N well above D before reading anything into it.
+    """
+    shares = spectrum(z)
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def rankme(z: Float[Tensor, "n d"]) -> float:
+    """exp(entropy) of the singular values of the uncentred matrix (RankMe, Garrido et al. 2023)."""
+    values = torch.linalg.svdvals(z)
+    shares = values / values.sum().clamp_min(torch.finfo(z.dtype).tiny)
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def class_cosines(z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> tuple[float, float]:
+    """Mean cosine of pairs within one class and between two classes, from class sums.
+
+    Returns:
+        (within, between); NaN where there is no such pair.
+    """
+    classes, index = torch.unique(labels, return_inverse=True)
+    sums = z.new_zeros(len(classes), z.shape[1]).index_add_(0, index, z)
+    counts = torch.bincount(index, minlength=len(classes)).to(z.dtype)
+    own = z.square().sum()
+    within_sum, all_sum = sums.square().sum() - own, z.sum(0).square().sum() - own
+    within_pairs = (counts * (counts - 1)).sum()
+    pairs = len(z) * (len(z) - 1)
+    within = within_sum / within_pairs
+    between = (all_sum - within_sum) / (pairs - within_pairs)
+    return float(within), float(between)
+
+
+def alignment(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
+    """Mean ‖a_i − b_i‖² of two views of the same images (Wang & Isola 2020): 0 is best."""
+    return float((a - b).square().sum(-1).mean())
+
+
+def uniformity(z: Float[Tensor, "n d"], t: float = 2.0) -> float:
+    """`log mean_{i≠j} exp(−t‖z_i − z_j‖²)` of unit rows (Wang & Isola 2020): 0 at collapse."""
+    distance2 = torch.pdist(z).square()
+    return float(torch.logsumexp(-t * distance2, 0) - torch.log(torch.tensor(len(distance2))))
+
+
+def describe(
+    z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = None
+) -> dict[str, float]:
+    """Every one-set measure above by name; class cosines where labels exist."""
+    z = unit(z)
+    measures = {
+        "mean_cosine": mean_cosine(z),
+        "sigma": sigma(z),
+        "mean_norm": mean_norm(z),
+        "effective_rank": effective_rank(z),
+        "uniformity": uniformity(z),
+    }
+    if labels is not None:
+        measures["within_cosine"], measures["between_cosine"] = class_cosines(z, labels)
+    return measures

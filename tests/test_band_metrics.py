@@ -1,0 +1,127 @@
+"""BandMetrics: equal to the functions, whatever the batches and the processes."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pnp.errors import UserError
+from pnp.evaluation import BandMetrics, ThreeWayThreshold, band_curve, band_report, score_metrics
+
+
+def sample(n=1500, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    u = torch.rand(n, generator=g)
+    eta = torch.sigmoid(20 * (u - 0.5))
+    y = (torch.rand(n, generator=g) < eta).long()
+    return (20 * (u - 0.5)).round(decimals=1), y, eta
+
+
+def computed(batches, **options):
+    metric = BandMetrics(0.02, 0.02, **options)
+    for batch in batches:
+        metric.update(*batch)
+    return {k: v.item() for k, v in metric.compute().items()}
+
+
+def test_it_computes_what_the_functions_do():
+    s, y, _ = sample()
+    ours = computed([(s, y)])
+    exact = ThreeWayThreshold(0.02, 0.02).fit(s, y)
+    plugin = ThreeWayThreshold(0.02, 0.02, method="empirical").fit(s, y)
+    expected = {
+        **score_metrics(s, y),
+        "band/width": np.mean(exact.predict(s) == -1),
+        "band/plugin": np.mean(plugin.predict(s) == -1),
+        "band/curve_mean": band_curve(s, y)["mean"],
+        "thr/t_hi": exact.t_hi_,
+        "thr/k_fp": exact.k_fp_,
+        "data/n": 1500,
+        "data/pi1": y.double().mean().item(),
+    }
+    for name, value in expected.items():
+        assert ours[name] == pytest.approx(value, rel=1e-6), name
+    assert not any(name.startswith(("err/", "oracle/")) for name in ours)
+
+
+def test_with_a_threshold_calibrated_elsewhere_it_agrees_with_the_report():
+    (cs, cy, _), (ts, ty, eta) = sample(seed=1), sample(seed=2)
+    expected = band_report(cs, cy, ts, ty, max_fp=0.02, max_fn=0.02, test_eta=eta).metrics
+    threshold = ThreeWayThreshold(0.02, 0.02, abstain_value=7).fit(cs, cy)
+    ours = computed([(ts, ty, eta)], threshold=threshold)
+    for name in ("band/width", "err/fp_ucb", "sel/risk", "oracle/excess", "sel/aurc", "thr/t_lo"):
+        assert ours[name] == pytest.approx(expected[name], abs=1e-6), name
+    with pytest.raises(UserError, match="not fitted"):
+        BandMetrics(threshold=ThreeWayThreshold(0.02, 0.02))
+
+
+def test_batches_their_order_and_half_precision_of_exact_values_change_nothing():
+    s, y, eta = sample()
+    s = s.bfloat16().float()
+    order = torch.randperm(s.numel(), generator=torch.Generator().manual_seed(0))
+    whole = computed([(s, y, eta)])
+    parts = zip(s[order].split(400), y[order].split(400), eta[order].split(400), strict=True)
+    assert computed(parts) == whole
+    assert computed([(s.bfloat16(), y.bool(), eta)]) == whole
+
+
+def test_reset_forgets_and_bad_input_is_a_user_error():
+    s, y, eta = sample(600)
+    metric = BandMetrics(0.1, 0.1)
+    metric.update(s, y, eta)
+    metric.reset()
+    with pytest.raises(UserError, match="no samples"), pytest.warns(UserWarning, match="before"):
+        metric.compute()
+    for batches, message in [
+        ([(s * float("nan"), y)], "NaN"),
+        ([(s, torch.ones_like(y))], "every label is 1"),
+        ([(s, y, eta), (s, y)], "some samples only"),
+        ([(s, y, eta + 1)], "expected probabilities"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            computed(batches)
+    with pytest.raises(UserError, match="shapes"):
+        BandMetrics.update.__wrapped__(metric, s, y[:5]) if hasattr(
+            BandMetrics.update, "__wrapped__"
+        ) else metric.update(s, y[:5])
+
+
+WORKER = """
+import json, sys, torch, torch.distributed as dist
+from pnp.evaluation import BandMetrics
+rank, store, data = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+s, y, eta = torch.load(data)
+cut = 1000  # uneven: 1000 and 500 samples, in two batches and one
+mine = slice(0, cut) if rank == 0 else slice(cut, None)
+metric = BandMetrics(.02, .02)
+for batch in zip(s[mine].split(500), y[mine].split(500), eta[mine].split(500)):
+    metric.update(*batch)
+print(json.dumps({k: v.item() for k, v in metric.compute().items()}))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_compute_exactly_what_one_does(tmp_path):
+    data = tmp_path / "data.pt"
+    torch.save(sample(), data)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(tmp_path / "store"), str(data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    results = []
+    for worker in workers:
+        out, err = worker.communicate(timeout=120)
+        assert worker.returncode == 0, err
+        results.append(__import__("json").loads(out.splitlines()[-1]))
+    assert results[0] == results[1] == computed([sample()])
