@@ -1,5 +1,6 @@
 """Optimizer and its schedule: decay / no-decay groups, lr per 256 images, warm-up then cosine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Optim:
     lr: float = 2e-3
     weight_decay: float = 0.05
     momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: Sequence[float] = (0.9, 0.95)
     warmup_epochs: float = 1.0
     final_lr: float = 0.0
 
@@ -47,7 +48,8 @@ class Optim:
         for key in ("weight_decay", "momentum", "warmup_epochs", "final_lr"):
             if getattr(self, key) < 0:
                 raise UserError(f"optim.{key}={getattr(self, key)} must not be negative.")
-        object.__setattr__(self, "betas", tuple(self.betas))  # lists come from yaml
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optim.betas={list(self.betas)}: give two numbers in [0, 1).")
 
     def effective_lr(self, global_batch: int) -> float:
         """Peak learning rate for a global batch of that many images."""
@@ -71,7 +73,7 @@ class Optim:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         if self.name == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=lr, betas=self.betas, fused=True)
+            optimizer = torch.optim.AdamW(groups, lr=lr, betas=(self.betas[0], self.betas[1]), fused=True)
         elif self.name == "sgd":
             optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
         else:

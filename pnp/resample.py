@@ -113,8 +113,6 @@ def resample(
 def blur_weights(
     sigma: Float[Tensor, " n"], size: int, kernel: int
 ) -> Float[Tensor, "n size size"]:
-    sigma: Float[Tensor, " n"], size: int, kernel: int
-) -> Float[Tensor, "n size size"]:
     """Gaussian blur of one axis as matrices, with torchvision's kernel and reflected borders.
 
     Args:

@@ -1,6 +1,7 @@
 """The EMA teacher: a copy of the student that moves once per optimizer step."""
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class EMATeacher(nn.Module):
         return cosine(step, total, self.base, 1.0)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Any:
         """What the network returns, without gradient."""
         return self.network(images)
 

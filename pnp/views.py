@@ -16,8 +16,6 @@ from pnp import color
 from pnp.errors import UserError
 from pnp.resample import blur, crop_boxes, resample, resize_weights
 
-Number = int | float
-
 
 class Views:
     """Makes augmented views of image batches; one constructor of plain numbers.
@@ -28,7 +26,7 @@ class Views:
 
     Args:
         size: Side of the square views, in pixels.
-        count: Number V of views of each image.
+        count: float V of views of each image.
         scale: Range of the crop's area, as a share of the image's.
         ratio: Range of the crop's aspect ratio, width / height.
         flip: Probability of a horizontal flip.
@@ -62,23 +60,23 @@ class Views:
         size: int = 32,
         count: int = 2,
         *,
-        scale: Sequence[Number] = (0.2, 1.0),
-        ratio: Sequence[Number] = (3 / 4, 4 / 3),
-        flip: Number = 0.5,
-        jitter: Number = 0.8,
-        brightness: Number = 0.4,
-        contrast: Number = 0.4,
-        saturation: Number = 0.2,
-        hue: Number = 0.1,
-        grayscale: Number = 0.2,
-        blur: Number = 0.0,
-        blur_sigma: Sequence[Number] = (0.1, 2.0),
+        scale: Sequence[float] = (0.2, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        jitter: float = 0.8,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.2,
+        hue: float = 0.1,
+        grayscale: float = 0.2,
+        blur: float = 0.0,
+        blur_sigma: Sequence[float] = (0.1, 2.0),
         blur_kernel: int | None = None,
-        solarize: Number = 0.0,
-        solarize_threshold: Number = 0.5,
+        solarize: float = 0.0,
+        solarize_threshold: float = 0.5,
         interpolation: str = "bilinear",
-        mean: Sequence[Number] | None = None,
-        std: Sequence[Number] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         self.size = _whole("size", size)
         self.count = _whole("count", count)

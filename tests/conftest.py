@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 # Must run before anything imports pnp: annotations such as Float[Tensor, "v n d"] become checks.
 # An int is welcome where a float is expected, as everywhere in Python.
 beartype.tower = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
-install_import_hook("pnp", "beartype.tower").install()
+install_import_hook("pnp", "beartype.tower")
 
 import pytest  # noqa: E402
 
@@ -23,3 +23,46 @@ def _deterministic():
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+# A run of seconds: 12 steps of 16 small images, no figures left out, nothing skipped.
+TINY = (
+    "logger=csv",
+    "data.n_train=64",
+    "data.validation=40",
+    "data.calibration=40",
+    "data.test=40",
+    "data.batch_size=16",
+    "model.width=4",
+    "model.depth=2",
+    "model.projector.hidden=16",
+    "model.projector.out=8",
+    "method.log_every=1",
+    "trainer.max_epochs=3",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "evaluation.k=5",
+)
+
+
+@pytest.fixture
+def compose(tmp_path):
+    """Compose `conf/train.yaml` with overrides; runs go below tmp_path unless run_dir is given."""
+    from hydra import compose, initialize_config_dir
+
+    from pnp.cli.app import conf_dir
+
+    def _compose(*overrides, tiny=True):
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            base = (*TINY, f"run_dir={tmp_path / 'run'}") if tiny else ()
+            return compose("train", [*base, *overrides])
+
+    return _compose
+
+
+@pytest.fixture
+def command():
+    """The command line of a tiny run."""
+    import sys
+
+    return lambda *overrides: [sys.executable, "-m", "pnp.cli.train", *TINY, *overrides]

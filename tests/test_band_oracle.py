@@ -15,7 +15,7 @@ from pnp.evaluation import (
     oracle_band,
     parse_concepts,
 )
-from pnp.evaluation.band_report import oracle_metrics
+from pnp.evaluation.band_reports import oracle_metrics
 
 
 def linear_programme(eta, w, a, b):

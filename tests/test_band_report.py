@@ -165,8 +165,8 @@ def test_class_conditional_reports_bound_the_class_rates():
 
 
 def test_honest_bands_raise_no_alarm_more_often_than_delta():
-    alarmed = sum(bool(report(seed=seed, levels=[0.01]).alarms) for seed in range(200))
-    assert alarmed <= stats.binom.ppf(0.999, 200, 0.1)
+    alarmed = sum(bool(report(seed=seed, levels=[0.01]).alarms) for seed in range(100))
+    assert alarmed <= stats.binom.ppf(0.999, 100, 0.1)
 
 
 def test_leaked_calibration_raises_the_alarms():
@@ -222,8 +222,6 @@ def test_the_band_needs_neither_torch_nor_lightning():
         "ThreeWayThreshold(.1, .1).fit([0., 1.] * 50, [0, 1] * 50).predict([.5])\n"
         "heavy = {'torch', 'lightning', 'torchmetrics', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "from pnp.evaluation.band import BandMetrics\n"
-        "assert 'torch' in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

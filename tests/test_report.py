@@ -49,6 +49,7 @@ def make_run(
         "choices": {"method": "pnp", "objective": objective, "data": "ambiguous", "logger": "csv"},
         "seed": seed,
         "run_dir": str(path),
+        "data_order": {"order_seed": seed},
         "objective": {"scale": scale, "weights": {"repulsion": repulsion}},
         **config,
     }
@@ -261,7 +262,7 @@ def test_a_weight_changed_without_a_choice_names_the_weight(tmp_path):
     for weight in (0.5, 10.0, 2.0):
         make_run(tmp_path / str(weight), repulsion=weight)
     labels = [row["group"] for row in table(compare_runs([tmp_path]))]
-    assert labels == ["repulsion=0.5", "repulsion=2.0", "repulsion=10.0"]
+    assert labels == ["repulsion=0.5", "repulsion=2", "repulsion=10"]
 
 
 def test_unfinished_and_repeated_runs_are_named_and_not_counted(tmp_path):

@@ -7,12 +7,12 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from pnp.errors import UserError
 
 
-def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any:
+def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
     """Call the `_target_` of a config node with the node's other keys and `extra`.
 
     Args:
@@ -24,7 +24,7 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
         UserError: a target outside this package, an argument it does not have, or one of the wrong
             type.
     """
-    values = plain(node)
+    values = dict(node)
     target = values.pop("_target_", None)
     if not isinstance(target, str) or not target.startswith("pnp."):
         raise UserError(
@@ -41,11 +41,9 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
     return function(**values)
 
 
-def plain(node: Any) -> dict[str, Any]:
-    """A config node as ordinary dicts and lists, interpolations resolved."""
-    if isinstance(node, DictConfig | ListConfig):
-        return OmegaConf.to_container(node, resolve=True)  # pyright: ignore[reportReturnType]
-    return dict(node)
+def plain(cfg: Any) -> dict[str, Any]:
+    """A composed config as ordinary dicts and lists, interpolations resolved."""
+    return OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportReturnType]
 
 
 def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from pnp.data.imageset import ImageSet
@@ -67,7 +68,9 @@ def draw(
 
 def posterior(u: Tensor, k: float, c: float) -> Tensor:
     """η(u) = Pr(P | u) = sigmoid(k(u - c))."""
-    return torch.sigmoid(k * (u - c))
+    # Not torch.sigmoid: its last bit depends on an element's place in the tensor, so a smaller set
+    # would not be the start of a larger one.
+    return torch.from_numpy(expit(k * (u.numpy() - c)))
 
 
 def _block(bits: np.random.PCG64, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -84,8 +84,7 @@ class ImageSet:
                 known.update(f"{name}\0{path.stat().st_size}\n".encode())
         else:
             known.update(_bytes(self.images))
-        for key in PER_IMAGE:
-            value = getattr(self, key)
+        for key, value in (("labels", self.labels), ("concept", self.concept)):
             known.update(key.encode() if value is None else _bytes(value))
         return known.hexdigest()[:16]
 

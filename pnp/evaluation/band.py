@@ -7,7 +7,7 @@ about it is here; nothing but `BandMetrics` needs torch.
 
 from typing import TYPE_CHECKING, Any
 
-from pnp.evaluation.band_report import BandCurve, BandReport, band_curve, band_report
+from pnp.evaluation.band_reports import BandCurve, BandReport, band_curve, band_report
 from pnp.evaluation.classifier import ThreeWayClassifier
 from pnp.evaluation.concepts import Concept, one_vs_rest, parse_concepts
 from pnp.evaluation.oracle import closed_form_band, oracle_band

@@ -4,13 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from pnp.errors import UserError
-from pnp.evaluation.band_report import band_curve, error_metrics, oracle_metrics, threshold_metrics
+from pnp.evaluation.band_reports import band_curve, error_metrics, oracle_metrics, threshold_metrics
 from pnp.evaluation.checks import Budget, Method, as_labels, as_posterior, as_vector, share
 from pnp.evaluation.scoring import score_metrics
 from pnp.evaluation.thresholds import ThreeWayThreshold
@@ -82,9 +81,9 @@ class BandMetrics(Metric):
 
     def update(
         self,
-        scores: Shaped[Tensor, " n"],
-        target: Shaped[Tensor, " n"],
-        eta: Float[Tensor, " n"] | None = None,
+        scores: Tensor,
+        target: Tensor,
+        eta: Tensor | None = None,
     ) -> None:
         """Add logits (n,), labels 0/1 (n,) and, where known, eta = P(Y=1 | x) (n,).
 
@@ -112,7 +111,7 @@ class BandMetrics(Metric):
             UserError: if nothing was added, one class is missing, a value is NaN, or eta was given
                 for some samples only.
         """
-        if isinstance(self.scores, list) and not self.scores:
+        if len(self.scores) == 0:  # a list, or after a synchronisation a tensor
             raise UserError("BandMetrics: no samples. Call update(scores, target) first.")
         s, y, eta = (_numpy(state) for state in (self.scores, self.target, self.eta))
         order = np.lexsort((eta, y, s))
@@ -124,10 +123,12 @@ class BandMetrics(Metric):
         region = threshold.predict(s)
         region[region == threshold.abstain_value] = -1
         plugin = ThreeWayThreshold(self.max_fp, self.max_fn, method="empirical", budget=self.budget)
+        ratio = self.max_fn / self.max_fp
+        curve = band_curve(s, positive, fn_ratio=ratio, budget=self.budget)
         metrics = {
             "band/width": share(region == -1),
             "band/plugin": share(plugin.fit(s, positive).predict(s) == -1),
-            "band/curve_mean": band_curve(s, positive, budget=self.budget)["mean"],
+            "band/curve_mean": curve["mean"],
             **score_metrics(s, positive),
             **threshold_metrics(threshold),
             "thr/trivial": bool(threshold.trivial_),

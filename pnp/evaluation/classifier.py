@@ -34,9 +34,7 @@ class ThreeWayClassifier(MetaEstimatorMixin, BaseEstimator):
         self.estimator = estimator
         self.threshold = threshold
 
-    def fit(
-        self, X: Any, y: ArrayLike
-    ) -> "ThreeWayClassifier":  # scikit-learn's name for the inputs
+    def fit(self, X: Any, y: ArrayLike) -> "ThreeWayClassifier":
         """Calibrate the thresholds on inputs and labels that the estimator has not seen.
 
         Raises:

@@ -263,7 +263,8 @@ def curve_panels(
         if not series:
             continue
         panel = draw(f"{name} {network}".strip(), note(section, name), series, xs, POINTS)
-        evaluated = network != "student" or key.replace("student", "teacher") not in keys
+        twin = key.replace("/student/", "/teacher/")
+        evaluated = network in {"teacher", ""} or (network == "student" and twin not in keys)
         if name in KEY_PANELS and evaluated:
             key_panels.setdefault(name, []).append(panel)
         else:

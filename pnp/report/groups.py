@@ -11,8 +11,11 @@ from pnp.report.page import flatten
 from pnp.report.runs import Run
 
 # Names, places and machinery: they tell runs apart without changing what was trained.
-IGNORED_TOP = {"seed", "logger", "hydra", "paths", "run_dir", "name", "id", "tags", "resume"}
-IGNORED_LEAF = {"seed", "run_dir", "output_dir", "save_dir", "default_root_dir", "dirpath"}
+IGNORED_TOP = {"seed", "logger", "wandb", "hydra", "paths", "run_dir", "name", "tags", "resume"}
+IGNORED_LEAF = {
+    *("run_dir", "output_dir", "save_dir", "default_root_dir", "dirpath"),
+    *("num_workers", "resident", "resident_limit_gb", "log_every"),
+}
 UNSET = "unset"
 
 
@@ -106,6 +109,8 @@ def _settings(run: Run) -> dict[str, Any]:
         name = key.removeprefix("choices.")
         if re.split(r"[./]", name)[0] in IGNORED_TOP or _last(key) in IGNORED_LEAF:
             continue
+        if _last(key).endswith("seed"):  # data.seed, data.order_seed: they follow the seed
+            continue
         if not (isinstance(value, str) and here in value):
             own[key] = value
     return own
@@ -141,10 +146,12 @@ def _last(key: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.12g}"  # 0.1 + 0.2 and 0.3 are one setting
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _natural(text: str) -> list[tuple[int, float, str]]:
     """Sort key that puts 2 before 10."""
     parts = re.findall(r"\d+\.?\d*(?:e[+-]?\d+)?|\D+", text)
-    return [(0, float(p), "") if p[0].isdigit() else (1, 0.0, p) for p in parts]
+    return [(0, float(p), "") if p[0].isdecimal() else (1, 0.0, p) for p in parts]

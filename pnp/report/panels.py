@@ -7,6 +7,7 @@ from pnp.report.runs import Curve
 from pnp.report.svg import Series, is_drawable, line_chart, thin
 
 NETWORKS = ("student", "teacher")
+OWNERS = (*NETWORKS, "batch")  # "batch": the student on its training batch, while it learns
 SECTIONS = {
     "loss": "Loss terms",
     "geometry": "Geometry of the embeddings",
@@ -49,16 +50,16 @@ class Panel:
 
 
 def split_key(key: str) -> tuple[str, str, str]:
-    """Section, panel and network (or an empty string) of a logged key.
+    """Section, panel and owner (a network, the batch, or an empty string) of a logged key.
 
     >>> split_key("geometry/student/mean_cosine")
     ('geometry', 'mean_cosine', 'student')
     """
     parts = key.split("/")
-    network = next((part for part in parts[1:] if part in NETWORKS), "")
+    owner = next((part for part in parts[1:] if part in OWNERS), "")
     section = parts[0] if len(parts) > 1 else "other"
-    name = "/".join(part for part in parts[len(parts) > 1 :] if part != network)
-    return section, name or network, network
+    name = "/".join(part for part in parts[len(parts) > 1 :] if part != owner)
+    return section, name or owner, owner
 
 
 def note(section: str, name: str) -> str:

@@ -20,7 +20,7 @@ from pnp.report.runs import Curve, Run, read_captions, read_run
 from pnp.report.svg import Series
 
 REFERENCES = {"pixels": "raw pixels", "random": "randomly initialised"}
-CSS = {"student": "c0", "teacher": "c1", "": "c6"}
+CSS = {"student": "c0", "teacher": "c1", "batch": "c6", "": "c6"}
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 TITLE_KEYS = ("method", "objective", "data", "model")
 

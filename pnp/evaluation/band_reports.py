@@ -24,7 +24,9 @@ from pnp.evaluation.oracle import OracleBand, oracle_band
 from pnp.evaluation.scoring import clopper_pearson, score_metrics
 from pnp.evaluation.thresholds import ThreeWayThreshold
 
-LEVELS = tuple(np.geomspace(1e-3, 1e-1, 21).tolist())  # allowed errors, 10 per decade
+LEVELS = np.geomspace(1e-3, 1e-1, 21)  # allowed errors, 10 per decade
+LEVELS.flags.writeable = False
+_NO_LIMIT = 0.999  # where a ratio would carry the other budget past 1
 Metrics = dict[str, float | bool | str]
 
 
@@ -82,7 +84,9 @@ def band_curve(
     fit_s, fit_y = (s, y) if calib_scores is None or calib_y is None else (calib_scores, calib_y)
     width = np.empty(grid.size)
     for i, level in enumerate(grid.tolist()):
-        threshold = ThreeWayThreshold(level, level * fn_ratio, delta, method, budget)
+        threshold = ThreeWayThreshold(
+            level, min(level * fn_ratio, _NO_LIMIT), delta, method, budget
+        )
         width[i] = share(threshold.fit(fit_s, fit_y).predict(s) == -1)
     return {"level": grid, "width": width, "mean": float(width.mean())}
 
@@ -136,9 +140,7 @@ def band_report(
     pooled_s, pooled_y = np.concatenate([cs, ts]), np.concatenate([cy, ty])
     plugin = ThreeWayThreshold(max_fp, max_fn, delta, "empirical", budget).fit(pooled_s, pooled_y)
     ratio = max_fn / max_fp
-    # Budgets of which one would pass 100 % have no band to speak of: leave them out.
     grid = as_vector(levels, "levels")
-    grid = grid[grid * max(1.0, ratio) < 1]
     curves = {
         "plugin": band_curve(pooled_s, pooled_y, grid, ratio, delta=delta, budget=budget),
         "certified": band_curve(
@@ -165,7 +167,7 @@ def band_report(
     if test_eta is not None:
         eta = as_posterior(test_eta, ts.size)
         metrics |= oracle_metrics(region, eta, max_fp, max_fn, budget)
-        widths = [_oracle(eta, a, a * ratio, budget)["band"] for a in grid.tolist()]
+        widths = [_oracle(eta, a, min(a * ratio, _NO_LIMIT), budget)["band"] for a in grid.tolist()]
         width = np.asarray(widths, np.float64)
         curves["oracle"] = {"level": grid, "width": width, "mean": float(width.mean())}
     alarms = [*threshold.warnings_, *_alarms(metrics, region, ty, ts, threshold)]

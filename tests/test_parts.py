@@ -1,0 +1,147 @@
+"""Schedules, teacher, backbones, projector and optimizer."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pnp.backbones import backbone
+from pnp.errors import UserError
+from pnp.heads import projector
+from pnp.optim import Optim
+from pnp.schedules import cosine, warmup_cosine
+from pnp.seeds import step_seed
+from pnp.teacher import EMATeacher
+
+
+def test_the_cosine_is_half_way_at_half_time_and_stays_at_its_end():
+    assert cosine(50, 100, 0.9, 1.0) == pytest.approx(0.95)
+    assert cosine(250, 100, 0.9, 1.0) == 1.0
+
+
+def test_warm_up_rises_linearly_and_then_falls_to_the_floor():
+    factors = [warmup_cosine(step, 100, 10, 0.1) for step in range(101)]
+    assert factors[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert factors[10] == 1.0
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert factors[100] == pytest.approx(0.1)
+
+
+def test_step_seeds_of_neighbouring_keys_do_not_collide():
+    keys = {
+        step_seed(seed, epoch, b, r)
+        for seed in range(3)
+        for epoch in range(3)
+        for b in range(30)
+        for r in range(4)
+    }
+    assert len(keys) == 3 * 3 * 30 * 4
+
+
+def test_the_teacher_follows_the_closed_form_of_its_momentum_schedule():
+    student = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(student.weight)
+    teacher = EMATeacher(student, momentum=0.9)
+    expected, total = 0.0, 20
+    for step in range(total):
+        nn.init.constant_(student.weight, float(step + 1))
+        m = 1 - (1 - 0.9) * (1 + math.cos(math.pi * step / total)) / 2
+        expected = m * expected + (1 - m) * (step + 1)
+        assert teacher.update(student, step, total) == pytest.approx(m)
+    assert teacher.network.weight.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_teacher_copies_buffers_and_never_trains():
+    student = nn.BatchNorm1d(3)
+    teacher = EMATeacher(student, 0.99)
+    student(torch.randn(8, 3) + 5)
+    teacher.update(student, 0, 10)
+    torch.testing.assert_close(teacher.network.running_mean, student.running_mean)
+    assert teacher.network.num_batches_tracked == 1
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher(torch.randn(8, 3)).requires_grad
+
+
+def test_a_teacher_momentum_outside_zero_one_is_an_error():
+    with pytest.raises(UserError, match=r"teacher\.momentum=1\.5"):
+        EMATeacher(nn.Linear(1, 1), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "size", "dim"),
+    [("small_cnn", 1, 28, 256), ("resnet18", 3, 32, 512), ("resnet50", 1, 32, 2048), ("resnet18", 3, 96, 512), ("timm:test_resnet", 3, 32, 96), ("timm:test_vit", 1, 32, 64)],
+)  # fmt: skip
+def test_a_backbone_maps_images_to_features_of_its_dim(name, channels, size, dim):
+    net = backbone(name, in_channels=channels, image_size=size)
+    assert net.dim == dim
+    assert net(torch.randn(2, channels, size, size)).shape == (2, dim)
+
+
+def test_small_images_get_the_small_stem_and_large_ones_the_large():
+    small, large = backbone("resnet18", image_size=64), backbone("resnet18", image_size=96)
+    assert small.conv1.stride == (1, 1)
+    assert isinstance(small.maxpool, nn.Identity)
+    assert large.conv1.stride == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet81"}, "did you mean|Did you mean 'resnet18'"),
+        ({"name": "timm:vit_smal_patch16_224"}, "vit_small_patch16_224"),
+        ({"name": "small_cnn", "image_size": 8}, "too small"),
+        ({"name": "resnet18", "image_size": 4}, "too small"),
+        ({"name": "resnet18", "stem": "large"}, "stem=small"),
+        ({"name": "resnet18", "stem": "tiny"}, "auto, small or large"),
+        ({"name": "small_cnn", "depth": 0}, "at least 1"),
+        ({"name": "resnet18", "pretrained": True}, "timm"),
+    ],
+)
+def test_a_backbone_that_cannot_be_is_an_error(options, message):
+    with pytest.raises(UserError, match=message):
+        backbone(**options)
+
+
+def test_the_projector_has_no_batchnorm_at_its_end():
+    head = projector(8, hidden=16, out=4, layers=3)
+    assert head(torch.randn(5, 8)).shape == (5, 4)
+    assert isinstance(head[-1], nn.Linear)
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in head) == 2
+    with pytest.raises(UserError, match="layers=0"):
+        projector(8, layers=0)
+
+
+def test_vectors_are_not_decayed_and_lr_scales_with_the_global_batch():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optim = Optim(name="sgd", lr=0.1, weight_decay=0.5, warmup_epochs=0)
+    optimizer, _ = optim.build(net, global_batch=512, total_steps=10, steps_per_epoch=5)
+    decay = {
+        p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert decay == {2: 0.5, 1: 0.0}
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_every_optimizer_lowers_a_loss_and_ends_at_its_floor(name):
+    net = nn.Linear(4, 4)
+    optim = Optim(name=name, lr=0.05, weight_decay=0.0, warmup_epochs=1)
+    optimizer, schedule = optim.build(net, global_batch=256, total_steps=50, steps_per_epoch=2)
+    x = torch.randn(32, 4)
+    first = last = None
+    for _ in range(50):
+        last = (net(x) - x).square().mean()
+        first = first if first is not None else float(last)
+        optimizer.zero_grad()
+        last.backward()
+        optimizer.step()
+        schedule.step()
+    assert float(last) < first
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_wrong_optimizer_option_is_an_error():
+    for options in ({"name": "adam"}, {"lr": 0.0}, {"weight_decay": -1.0}):
+        with pytest.raises(UserError, match="optim"):
+            Optim(**options)

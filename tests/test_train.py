@@ -1,0 +1,278 @@
+"""Whole runs through `train(cfg)`: reproducible, resumable, and stopped with a message when broken."""
+
+import csv
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pnp.callbacks.checkpoints import Checkpoints, Interrupted
+from pnp.cli.train import train
+from pnp.errors import UserError
+from pnp.objectives import PNP
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Ask for a stop after an optimizer step, as Ctrl-C does."""
+
+    def _stop_at(step):
+        original = Checkpoints.on_train_batch_end
+
+        def patched(self, trainer, *args):
+            self.stop_requested = trainer.global_step == step
+            original(self, trainer, *args)
+
+        monkeypatch.setattr(Checkpoints, "on_train_batch_end", patched)
+
+    return _stop_at
+
+
+def test_a_run_leaves_everything_behind_and_measures_students_teachers_and_references(
+    compose, tmp_path
+):
+    metrics = train(compose())
+    run = tmp_path / "run"
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "metrics.json",
+        "report.html",
+        "run.json",
+        "splits.json",
+    ):
+        assert (run / name).stat().st_size > 0, name
+    for name in ("last", "best"):
+        assert (run / "checkpoints" / f"{name}.ckpt").exists()
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    for probe in ("knn", "linear"):
+        for key in (
+            "test/{}/teacher",
+            "test/{}/student",
+            "reference/pixels/{}",
+            "reference/random/{}",
+        ):
+            value = metrics[key.format(probe)]
+            assert (
+                metrics[key.format(probe) + "/ci_low"]
+                <= value
+                <= metrics[key.format(probe) + "/ci_high"]
+            )
+    logged = set(rows(run)[0])
+    assert {"loss/total", "loss/repulsion", "optim/lr", "geometry/teacher/effective_rank"} <= logged
+    assert {"probe/student/knn", "geometry/student/between_cosine"} <= logged
+    assert not list(run.rglob("*.part"))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(compose, tmp_path):
+    runs = [tmp_path / name for name in "abc"]
+    for run, seed in zip(runs, (0, 0, 1), strict=True):
+        train(compose(f"run_dir={run}", f"seed={seed}"))
+    assert same(runs[0], runs[1])
+    assert (runs[0] / "metrics.csv").read_text() == (runs[1] / "metrics.csv").read_text()
+    assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("step", [2, 4, 6], ids=["mid-epoch", "end of epoch", "mid second epoch"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_equals_an_unbroken_one(compose, tmp_path, stop_at, step, accumulate):
+    options = f"trainer.accumulate_grad_batches={accumulate}"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = train(compose(options, f"run_dir={whole}"))
+    with pytest.MonkeyPatch.context(), pytest.raises(Interrupted):
+        stop_at(step if accumulate == 1 else step // 2)
+        train(compose(options, f"run_dir={broken}"))
+    stop_at(-1)
+    resumed = train(compose(options, f"run_dir={broken}", "resume=auto"))
+    assert same(whole, broken)
+    assert resumed == expected
+    assert rows(whole) == rows(broken)
+
+
+def test_resume_auto_finds_the_unfinished_run_beside_it(compose, tmp_path, stop_at):
+    with pytest.raises(Interrupted):
+        stop_at(5)
+        train(compose(f"run_dir={tmp_path / 'monday'}"))
+    stop_at(-1)
+    train(compose(f"run_dir={tmp_path / 'tuesday'}", "resume=auto"))
+    assert (tmp_path / "monday" / "metrics.json").exists()
+    assert not (tmp_path / "tuesday").exists()
+
+
+def test_a_finished_run_is_not_repeated_by_resume_auto(compose, tmp_path, capsys):
+    first = train(compose())
+    stamp = (tmp_path / "run" / "report.html").stat().st_mtime_ns
+    assert train(compose("resume=auto")) == first
+    assert "already finished" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.html").stat().st_mtime_ns == stamp
+
+
+def test_a_checkpoint_of_another_config_names_the_keys_that_differ(compose, tmp_path, stop_at):
+    with pytest.raises(Interrupted):
+        stop_at(2)
+        train(compose())
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.002 -> 0\.1"):
+        train(compose(f"run_dir={tmp_path / 'new'}", f"resume={tmp_path / 'run'}", "optim.lr=0.1"))
+
+
+def test_what_is_no_checkpoint_is_refused(compose, tmp_path):
+    file = tmp_path / "some.ckpt"
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        train(compose(f"resume={file}"))
+    with pytest.raises(UserError, match="found no checkpoint"):
+        train(compose(f"resume={tmp_path / 'nowhere'}"))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(compose, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "pwned",))
+
+    torch.save({"config": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        train(compose(f"resume={tmp_path / 'evil.ckpt'}"))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_teacher_moves_once_per_optimizer_step_not_per_micro_batch(compose, monkeypatch):
+    from pnp.teacher import EMATeacher
+
+    steps = []
+    original = EMATeacher.update
+
+    def update(self, student, step, total):
+        steps.append((step, total))
+        return original(self, student, step, total)
+
+    monkeypatch.setattr(EMATeacher, "update", update)
+    train(compose("trainer.accumulate_grad_batches=2"))
+    assert steps == [(step, 6) for step in range(6)]
+
+
+def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_a_healthy_checkpoint(
+    compose, tmp_path, monkeypatch
+):
+    original = PNP.forward
+    calls = []
+
+    def poisoned(self, student, teacher):
+        out = original(self, student, teacher)
+        calls.append(0)
+        if len(calls) > 6:
+            out["covariance"] = out["covariance"] * float("nan")
+            out["loss"] = out["loss"] * float("nan")
+        return out
+
+    monkeypatch.setattr(PNP, "forward", poisoned)
+    with pytest.raises(UserError, match=r"step 7; first to go: covariance\..*last\.ckpt"):
+        train(compose())
+    assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
+
+
+def test_data_without_labels_trains_and_reports_without_accuracy(compose, tmp_path):
+    metrics = train(compose("data.labels=none"))
+    assert not any("knn" in key or "linear" in key for key in metrics)
+    assert "validation/features/teacher/effective_rank" in metrics
+    assert not any(key.startswith("probe/") for key in rows(tmp_path / "run")[0])
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_test_images_are_not_looked_at_while_tuning(compose):
+    metrics = train(compose("evaluation.test=false"))
+    assert "validation/knn/teacher" in metrics
+    assert not any(key.startswith(("test/", "reference/")) for key in metrics)
+
+
+def test_collapse_raises_the_alarm_with_its_kind(compose, tmp_path):
+    train(compose("objective=align_only", "trainer.max_epochs=6", "optim.lr=0.02"))
+    alarms = json.loads((tmp_path / "run" / "alarms.json").read_text())
+    assert {"complete"} == {alarm["kind"] for alarm in alarms}
+    assert "raise the weights of variance or repulsion" in alarms[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("views.count=1", "at least 2"),
+        ("data.batch_size=1", "batch"),
+        ("data.batch_size=1000", "1,?000"),
+        ("objective.weights.repulsion=-1", "not negative"),
+        ("+objective.weights.attraction=1", "unknown term 'attraction'"),
+        ("optim.lr=fast", "optim.lr='fast' has the wrong type: expected float, got str"),
+        ("+optim.weight_decoy=1", r"Did you mean optim\.weight_decay"),
+        ("model.name=resnet81", "Did you mean 'resnet18'"),
+        ("model.depth=9", "too small"),
+        ("trainer.accelerator=gpu", "no CUDA GPU"),
+        ("trainer.accelerator=quantum", "choose auto, cpu or gpu"),
+        ("trainer.max_epochs=1.5", "wrong type"),
+        ("trainer.max_epochs=-7", "at least -1"),
+        ("evaluation.k=0", "above 0"),
+        ("method._target_=os.system", "not allowed"),
+        ("method._target_=pnp.method.SelfSupervise", "does not exist"),
+    ],
+)
+def test_bad_input_is_a_message_not_a_traceback(compose, monkeypatch, override, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=message):
+        train(compose(override))
+
+
+def test_an_unwritable_run_directory_is_named(compose, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write the run directory"):
+        train(compose(f"run_dir={tmp_path / 'file' / 'run'}"))
+
+
+def test_ctrl_c_saves_and_exits_cleanly(tmp_path, command):
+    run = tmp_path / "run"
+    arguments = command(f"hydra.run.dir={run}", "trainer.max_epochs=400")
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "resume=auto" in errors
+    assert "Traceback" not in errors
+    stopped = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < stopped < 1600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["trainer.max_stepz=3"], 1, "did you mean trainer.max_steps"),
+        (["objective=no_repulsio"], 1, "did you mean objective=no_repulsion"),
+        (["views.count=1"], 2, "at least 2"),
+        (["hydra.run.dir=/proc/nothing"], 2, "cannot write to"),
+    ],
+)
+def test_the_command_line_explains_mistakes(tmp_path, command, arguments, status, message):
+    arguments = command(*arguments)
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
