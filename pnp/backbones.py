@@ -18,9 +18,10 @@ class SmallCNN(nn.Module):
         in_channels: channels of the images.
         width: channels after the first block; block k has `width · 2^k`.
         depth: blocks; all but the first halve the image.
+        pool: the last map is averaged down to `pool × pool` cells: 1 forgets where things are.
     """
 
-    def __init__(self, in_channels: int, width: int, depth: int) -> None:
+    def __init__(self, in_channels: int, width: int, depth: int, pool: int) -> None:
         super().__init__()
         channels = [in_channels, *(width << k for k in range(depth))]
         self.blocks = nn.Sequential(
@@ -33,11 +34,12 @@ class SmallCNN(nn.Module):
                 for k, (a, b) in enumerate(pairwise(channels))
             )
         )
-        self.dim = channels[-1]
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+        self.dim = channels[-1] * pool**2
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, dim): the last map averaged over its pixels."""
-        return self.blocks(images).mean((-2, -1))
+        """Features (N, dim): the cells of the last map, one after the other."""
+        return self.pool(self.blocks(images)).flatten(1)
 
 
 def backbone(
@@ -48,6 +50,7 @@ def backbone(
     stem: str = "auto",
     width: int = 32,
     depth: int = 4,
+    pool: int = 2,
     pretrained: bool = False,
 ) -> nn.Module:
     """Build a backbone whose `.dim` is the number of its features.
@@ -60,6 +63,7 @@ def backbone(
             3×3 stride 1 without pooling, `auto` takes `small` up to 64 px.
         width: channels of the first block of `small_cnn`.
         depth: blocks of `small_cnn`.
+        pool: cells per side that `small_cnn` keeps of its last map.
         pretrained: load timm's published weights (timm models only).
 
     Raises:
@@ -81,14 +85,15 @@ def backbone(
             f"model.pretrained=true works with timm models; {name} starts from scratch."
         )
     if name == "small_cnn":
-        if width < 1 or depth < 1:
-            raise UserError(f"model.width={width} and model.depth={depth} must be at least 1.")
+        for key, value in (("width", width), ("depth", depth), ("pool", pool)):
+            if value < 1:
+                raise UserError(f"model.{key}={value} must be at least 1.")
         if image_size < 1 << depth:
             raise UserError(
                 f"images of {image_size} px are too small for small_cnn with depth {depth}: it "
                 f"needs {1 << depth} px. Use larger images or a smaller model.depth."
             )
-        return SmallCNN(in_channels, width, depth)
+        return SmallCNN(in_channels, width, depth, pool)
     return _resnet(name, in_channels, image_size, stem)
 
 

@@ -3,6 +3,8 @@
 All take `z` of shape `(N, D)` and work in float32 (float64 stays). Cosines are of `unit(z)`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -99,4 +101,52 @@ def describe(
     }
     if labels is not None:
         measures["within_cosine"], measures["between_cosine"] = class_cosines(z, labels)
+    return measures
+
+
+def pair_quantiles(
+    z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"], at: tuple[float, ...] = (0.05, 0.5, 0.95)
+) -> dict[str, float]:
+    """Quantiles of pair cosines within and between classes, such as `within_q05`.
+
+    A mean hides the tail that decides: the closest different-class pairs.
+    """
+    cosine = unit(z) @ unit(z).T
+    same = labels[:, None] == labels[None, :]
+    upper = torch.ones_like(same).triu(1)
+    found = {}
+    for name, chosen in (("within", same & upper), ("between", ~same & upper)):
+        # torch.quantile refuses more than 2^24 values; sorting does not.
+        values = cosine[chosen].sort().values
+        for q in at if len(values) else ():
+            found[f"{name}_q{round(100 * q):02d}"] = float(values[round(q * (len(values) - 1))])
+    return found
+
+
+def nearest_other_class(z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> float:
+    """Mean Euclidean distance of unit rows to the nearest row of another class."""
+    z = unit(z)
+    cosine = (z @ z.T).masked_fill(labels[:, None] == labels[None, :], -1.0)
+    return float((2.0 - 2.0 * cosine.amax(1)).clamp_min(0).sqrt().mean())
+
+
+def softmax_entropy(z: Float[Tensor, "n d"]) -> float:
+    """Entropy of softmax(z) in units of log D, mean over rows: 1 is uniform.
+
+    What entropy-based methods trust: it may be close to 1 while every row is the same.
+    """
+    shares = (z if z.dtype == torch.float64 else z.float()).softmax(-1)
+    return float(torch.special.entr(shares).sum(-1).mean() / math.log(z.shape[1]))
+
+
+def describe_fully(
+    z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = None
+) -> dict[str, float]:
+    """`describe` plus RankMe, softmax entropy, mean distances and the tails between classes."""
+    measures = describe(z, labels)
+    measures |= {"rankme": rankme(unit(z)), "softmax_entropy": softmax_entropy(z)}
+    if labels is not None:
+        measures["between_distance"] = math.sqrt(max(0.0, 2 - 2 * measures["between_cosine"]))
+        measures["nearest_other_class"] = nearest_other_class(z, labels)
+        measures |= pair_quantiles(z, labels)
     return measures

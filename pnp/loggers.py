@@ -5,8 +5,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers.logger import Logger
 
 
 class CSVLog(Logger):
@@ -23,7 +24,6 @@ class CSVLog(Logger):
         super().__init__()
         self.file = Path(folder) / "metrics.csv"
         self.columns = ["step", "epoch"]
-        self.pending: dict[int, dict[str, Any]] = {}
 
     @property
     def name(self) -> str:
@@ -49,13 +49,9 @@ class CSVLog(Logger):
     @rank_zero_only
     def continue_from(self, step: int) -> None:
         """Keep the rows before `step`, drop the later ones: they will be logged again."""
-        if not self.file.exists():
-            return
-        with self.file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        kept = [row for row in rows if int(row["step"]) < step]
-        self.columns = list(rows[0]) if rows else self.columns
-        self._rewrite(kept)
+        if rows := self._rows():
+            self.columns = list(rows[0])
+            self._rewrite([row for row in rows if int(row["step"]) < step])
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
@@ -63,32 +59,21 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Collect the metrics of a step; a step's row is written when the next step starts."""
-        step = 0 if step is None else step
-        if step not in self.pending:
-            self.save()
-        self.pending.setdefault(step, {"step": step}).update(metrics)
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Append what is pending."""
-        rows, self.pending = list(self.pending.values()), {}
-        new = [key for row in rows for key in row if key not in self.columns]
-        if new:
-            self.columns += dict.fromkeys(new)
-            old: list[dict[str, Any]] = []
-            if self.file.exists():
-                with self.file.open(newline="") as stream:
-                    old = list(csv.DictReader(stream))
-            self._rewrite(old + rows)
-        elif rows:
+        """Append one row; a metric never seen before adds a column."""
+        row = {"step": 0 if step is None else step, **metrics}
+        new = [key for key in row if key not in self.columns]
+        if new or not self.file.exists():
+            self.columns += new
+            self._rewrite([*self._rows(), row])
+        else:
             with self.file.open("a", newline="") as stream:
-                csv.DictWriter(stream, self.columns).writerows(rows)
+                csv.DictWriter(stream, self.columns).writerow(row)
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Write the last row."""
-        self.save()
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as stream:
+            return list(csv.DictReader(stream))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         partial = self.file.with_suffix(".part")

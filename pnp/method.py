@@ -1,5 +1,6 @@
 """The LightningModule: views -> student -> teacher -> objective -> log -> return."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -138,15 +139,25 @@ class SelfSupervised(L.LightningModule):
             }
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, SGD or LARS with warm-up and cosine per optimizer step."""
-        self.total_steps = int(self.trainer.estimated_stepping_batches)
-        micro, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+    def configure_optimizers(self) -> Any:
+        """AdamW, SGD or LARS with warm-up and cosine per optimizer step.
+
+        Raises:
+            UserError: neither epochs nor steps are limited.
+        """
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        # Not trainer.estimated_stepping_batches: it makes the loader before Lightning restores
+        # positions, and a run resumed inside an epoch would start that epoch's data anew.
+        steps = math.ceil(data.steps_per_epoch / self.trainer.accumulate_grad_batches)
+        limits = (self.trainer.max_steps, steps * (self.trainer.max_epochs or -1))
+        self.total_steps = min((limit for limit in limits if limit > 0), default=0)
+        if not self.total_steps:
+            raise UserError("the run has no end: set trainer.max_epochs or trainer.max_steps.")
         optimizer, schedule = self.optim.build(
             self.student,
             global_batch=self.global_batch,
             total_steps=self.total_steps,
-            steps_per_epoch=max(1.0, batches / micro),
+            steps_per_epoch=steps,
         )
         return {
             "optimizer": optimizer,

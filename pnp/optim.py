@@ -73,7 +73,9 @@ class Optim:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         if self.name == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=lr, betas=(self.betas[0], self.betas[1]), fused=True)
+            optimizer = torch.optim.AdamW(
+                groups, lr=lr, betas=(self.betas[0], self.betas[1]), fused=True
+            )
         elif self.name == "sgd":
             optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
         else:

@@ -70,7 +70,7 @@ def test_a_teacher_momentum_outside_zero_one_is_an_error():
 
 @pytest.mark.parametrize(
     ("name", "channels", "size", "dim"),
-    [("small_cnn", 1, 28, 256), ("resnet18", 3, 32, 512), ("resnet50", 1, 32, 2048), ("resnet18", 3, 96, 512), ("timm:test_resnet", 3, 32, 96), ("timm:test_vit", 1, 32, 64)],
+    [("small_cnn", 1, 28, 1024), ("resnet18", 3, 32, 512), ("resnet50", 1, 32, 2048), ("resnet18", 3, 96, 512), ("timm:test_resnet", 3, 32, 96), ("timm:test_vit", 1, 32, 64)],
 )  # fmt: skip
 def test_a_backbone_maps_images_to_features_of_its_dim(name, channels, size, dim):
     net = backbone(name, in_channels=channels, image_size=size)

@@ -39,7 +39,7 @@ class Checkpoints(Checkpoint):
         self.folder, self.config, self.monitor = Path(folder), config or {}, monitor
         self.every_n_steps = every_n_steps
         self.best: float | None = None
-        self.stop_requested = False
+        self.stop_requested = self.saved = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen for Ctrl-C, and make sure there is always a healthy checkpoint to go back to."""
@@ -56,15 +56,17 @@ class Checkpoints(Checkpoint):
         self.stop_requested = True
         signal.signal(signal.SIGINT, self.previous or signal.default_int_handler)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Save between steps when asked to."""
         if trainer.global_step == self.step:  # gradients are still accumulating
             return
         self.step = trainer.global_step
+        if trainer.is_last_batch:  # the epoch's own metrics and checkpoint come first
+            return
         if self.stop_requested:
             self.save(trainer, "last")
-            raise Interrupted
-        if self.every_n_steps and self.step % self.every_n_steps == 0:
+            self.saved = True
+        elif self.every_n_steps and self.step % self.every_n_steps == 0:
             self.save(trainer, "last")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -74,6 +76,17 @@ class Checkpoints(Checkpoint):
             self.best = float(value)
             self.save(trainer, "best")
         self.save(trainer, "last")
+        self.saved = self.stop_requested
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        """Stop here, once Lightning has logged the step that was saved last."""
+        if self.saved:
+            raise Interrupted
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop before the evaluation if the request came in the last epoch."""
+        if self.saved:
+            raise Interrupted
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give Ctrl-C back."""

@@ -59,9 +59,8 @@ class FiniteLoss(L.Callback):
             return
         bad = [n for n, s in zip(self.names, first, strict=True) if float(s) == step]
         culprits = [name for name in bad if name != "loss"] or bad
-        folder = next(
-            (c.folder for c in trainer.checkpoint_callbacks if hasattr(c, "folder")), None
-        )  # pyright: ignore[reportAttributeAccessIssue]
+        folders = [getattr(c, "folder", None) for c in trainer.checkpoint_callbacks]
+        folder = next((f for f in folders if f), None)
         raise UserError(
             f"the loss is not finite at step {step:.0f}; first to go: {', '.join(culprits)}. "
             + (f"{folder / 'last.ckpt'} holds the state from before. " if folder else "")

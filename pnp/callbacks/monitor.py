@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich import print as say
+from rich.console import Console
 from torch import Tensor
 
 from pnp import geometry
@@ -148,7 +148,8 @@ class Monitor(L.Callback):
             }
             self.alarms.append(alarm)
             if trainer.is_global_zero:
-                say(f"[bold red]ALARM[/] epoch {alarm['epoch']}: {alarm['message']}")
+                text = f"[bold red]ALARM[/] epoch {alarm['epoch']}: {alarm['message']}"
+                Console(soft_wrap=True, highlight=False).print(text)
                 if self.file:
                     self.file.write_text(json.dumps(self.alarms, indent=1))
         self.kinds[name] = kind

@@ -34,8 +34,8 @@ class Progress(RichProgressBar):
 class EpochLines(L.Callback):
     """One line per epoch, for logs and terminals that cannot redraw; put it after the monitors."""
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock (a resumed run begins in the middle of an epoch)."""
         self.started = perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -43,8 +43,8 @@ class EpochLines(L.Callback):
         if not trainer.is_global_zero:
             return
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in _shown(trainer).items())
-        seconds = perf_counter() - self.started
-        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
+        seconds, self.started = perf_counter() - self.started, perf_counter()
+        step, total = trainer.global_step, pl_module.total_steps
         print(
             f"epoch {trainer.current_epoch + 1:3}  step {step}/{total}  {seconds:.0f} s  {numbers}",
             flush=True,

@@ -98,16 +98,18 @@ def find_checkpoint(resume: str, folder: Path, config: dict[str, Any]) -> Path |
         for candidate in (folder, *reversed(siblings)):
             file = candidate / "checkpoints" / "last.ckpt"
             old = saved_config(candidate)
-            if file.is_file() and old is not None and not differences(old, config):
-                if candidate == folder or not (candidate / "metrics.json").exists():
-                    return file
+            unfinished = candidate == folder or not (candidate / "metrics.json").exists()
+            if file.is_file() and unfinished and old is not None:
+                if differences(old, config):
+                    continue
+                return file
         return None
     path = Path(resume)
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"resume={resume}: found no checkpoint at {file}. Give a run directory, a .ckpt file, or "
-            "resume=auto."
+            f"resume={resume}: found no checkpoint at {file}. Give a run directory, a .ckpt file, "
+            "or resume=auto."
         )
     return file
 

@@ -63,10 +63,43 @@ def train(cfg: Any) -> dict[str, float]:
         _ignore_known_warnings()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fitted = time.time()
+    if not trainer.is_global_zero:
+        return {}
+    return finish(folder, config, trainer, module, initial, data, (started, fitted))
 
-    from pnp.cli.finish import finish
 
-    return finish(folder, config, trainer, module, initial, data, started=started, fitted=fitted)
+def finish(
+    folder: Path,
+    config: dict[str, Any],
+    trainer: "Trainer",
+    module: "SelfSupervised",
+    initial: Any,
+    data: "DataModule",
+    clock: tuple[float, float],
+) -> dict[str, float]:
+    """Judge the trained networks and write what a run leaves behind."""
+    from pnp.cli import judge, rundir
+    from pnp.cli.build import build
+
+    protocol = build(config["evaluation"], "evaluation")
+    setting = judge.Setting(
+        data,
+        module.views,
+        trainer.strategy.root_device,
+        module.memory_format,
+        trainer.precision_plugin.forward_context,
+        str(trainer.precision),
+        folder / "features" if protocol.cache else None,
+    )
+    networks = {"student": module.student, "teacher": module.teacher.network}
+    metrics = judge.judge(folder, networks, judge.references(protocol, initial), setting, protocol)
+    facts = {
+        **rundir.facts(clock[0], time.time()),
+        **judge.timed(*clock),
+        "splits": data.split_record(),
+    }
+    judge.write(folder, metrics, facts)
+    return metrics
 
 
 def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
@@ -230,14 +263,14 @@ def _announce(
     step: int,
 ) -> None:
     """The first line: what runs on what."""
-    from rich import print as say
+    from rich.console import Console
 
     parameters = sum(p.numel() for p in module.student.parameters())
     batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     device = trainer.strategy.root_device
-    say(
-        f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images {data.channels}×{data.size}"
-        f"×{data.size}) · {config['model']['name']} ({parameters:,} parameters) · {device} · "
+    Console(soft_wrap=True, highlight=False).print(
+        f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images {data.channels}×"
+        f"{data.size}×{data.size}) · {config['model']['name']} ({parameters:,} parameters) · {device} · "
         f"{trainer.precision} · lr {module.optim.effective_lr(batch):.2g} at batch {batch} · {folder}"
         + (f" · resumed at step {step}" if step else "")
     )

@@ -1,14 +1,23 @@
-"""Frozen features: one clean pass of a network over a set of images."""
+"""Frozen features: one clean pass of a network over a set of images, kept on disk."""
 
+# torch and matplotlib are partly typed: strict here means our own names.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
+import hashlib
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pnp.data import ImageSet
 
-Autocast = Callable[[], AbstractContextManager]
+Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @torch.no_grad()
@@ -54,3 +63,39 @@ def extract(
     for module, mode in modes.items():
         module.training = mode
     return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def fingerprint(network: nn.Module, preprocessing: str) -> str:
+    """A hash of everything but the images that features depend on: weights and preprocessing."""
+    sha = hashlib.sha256(f"{type(network).__qualname__} {preprocessing}".encode())
+    for name, value in network.state_dict().items():
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def remembered(
+    folder: Path | None, key: str, outputs: int, make: Callable[[], list[Tensor]]
+) -> list[Tensor]:
+    """What `make()` returns, memory-mapped from `folder` when it was made before.
+
+    Files appear whole (written aside, then renamed), so that several processes may share a folder.
+
+    Args:
+        folder: the cache; None makes anew each time.
+        key: names weights, preprocessing and images.
+        outputs: how many tensors `make` returns.
+        make: the work.
+    """
+    if folder is None:
+        return make()
+    files = [folder / f"{key}-{i}.npy" for i in range(outputs)]
+    if not all(file.exists() for file in files):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, made in zip(files, make(), strict=True):
+            partial = file.with_suffix(f".{os.getpid()}.part")
+            with partial.open("wb") as stream:
+                np.save(stream, made.numpy())
+            partial.replace(file)
+    # "c": pages are private when written to, which nobody does; torch wants a writable buffer.
+    return [torch.from_numpy(np.load(file, mmap_mode="c")) for file in files]

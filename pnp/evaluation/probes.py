@@ -1,6 +1,10 @@
 """Probes of frozen features: exact weighted kNN and multinomial logistic regression."""
 
-from collections.abc import Sequence
+# torch and matplotlib are partly typed: strict here means our own names.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,25 +92,46 @@ def fit_linear(
     Features are standardised with the mean and standard deviation of `features`; the bias is not
     regularised. `start` warm-starts the weights.
     """
-    mean = features.float().mean(0)
-    scale = features.float().std(0).clamp_min(1e-6)
+    mean, scale = standardisation(features)
     x = (features.float() - mean) / scale
-    weight = (start.weight.clone() if start else x.new_zeros(classes, x.shape[1])).requires_grad_()
-    bias = (start.bias.clone() if start else x.new_zeros(classes)).requires_grad_()
+
+    def loss(weight: Tensor, bias: Tensor) -> Tensor:
+        return F.cross_entropy(x @ weight.T + bias, labels) + 0.5 * l2 * weight.square().sum()
+
+    weight, bias = minimise(loss, x.new_zeros(classes, x.shape[1]), start, max_iter)
+    return LinearProbe(weight, bias, mean, scale, l2)
+
+
+def standardisation(
+    features: Float[Tensor, "n d"],
+) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and standard deviation per feature, the latter kept away from 0."""
+    return features.float().mean(0), features.float().std(0).clamp_min(1e-6)
+
+
+def minimise(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    zeros: Float[Tensor, "k d"],
+    start: LinearProbe | None = None,
+    max_iter: int = 200,
+) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
+    """Weight and bias at the minimum of a convex `loss(weight, bias)`, by L-BFGS."""
+    weight = (zeros if start is None else start.weight).clone().requires_grad_()
+    bias = (zeros[:, 0] if start is None else start.bias).clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_iter, tolerance_grad=1e-5, tolerance_change=1e-8,
+        [weight, bias], max_iter=max_iter, tolerance_grad=1e-5, tolerance_change=1e-7,
         history_size=10, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight.T + bias, labels) + 0.5 * l2 * weight.square().sum()
-        loss.backward()
-        return loss
+        value = loss(weight, bias)
+        value.backward()
+        return value
 
     with torch.enable_grad():
         optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-    return LinearProbe(weight.detach(), bias.detach(), mean, scale, l2)
+    return weight.detach(), bias.detach()
 
 
 def linear_probe(

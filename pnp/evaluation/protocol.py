@@ -1,25 +1,39 @@
-"""The protocol of the final table: probes of frozen backbone features, student and teacher.
+"""The protocol of the final table: frozen features judged by probes, geometry and the band.
 
 Networks see images without augmentation. Probes are fitted on train (l2 chosen on validation, then
 refitted on train + validation; the same images are the neighbours) and scored on calibration +
-test, which together are the official test images where a data set has them.
+test, which together are the official test images where a data set has them. The band calibrates on
+calibration and reports on test.
 """
 
+# torch and matplotlib are partly typed: strict here means our own names.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pnp.data import DataModule
-from pnp.evaluation.band import clopper_pearson
-from pnp.evaluation.features import extract
 from pnp.errors import UserError
-from pnp.evaluation.probes import L2_GRID, knn_votes, linear_probe
+from pnp.evaluation.bands import Budgets
+from pnp.evaluation.features import extract, fingerprint, remembered
+from pnp.evaluation.probes import L2_GRID, fit_linear, knn_votes, linear_probe
+from pnp.evaluation.scoring import clopper_pearson
 
 FIT = ("train", "validation")
 REPORT = ("calibration", "test")
+TEXT = (
+    "Frozen backbone features (before the projector) of images without augmentation, student and "
+    "EMA teacher after the last step, selected by nothing. Probes are fitted on train + "
+    "validation; the linear probe's l2 is chosen on validation (fitted on train). Their test numbers are on "
+    "calibration + test, with 95 % Clopper-Pearson intervals. Bands: heads fitted likewise, "
+    "thresholds certified on calibration, numbers on test. References: raw pixels, and the same "
+    "backbone before training."
+)
 
 
 class Pixels(nn.Module):
@@ -30,23 +44,34 @@ class Pixels(nn.Module):
         return images.flatten(1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Protocol:
     """What `conf/evaluation` sets.
 
     Args:
         k: neighbours of the weighted kNN.
         temperature: of their weights.
-        l2: regularisation grid of the linear probe.
+        l2: regularisation grid of the linear probe and of the concept heads.
+        fractions: shares of the labels of train for the few-label linear probes.
         references: judged on the same protocol: `pixels`, `random` (the backbone, untrained).
-        test: look at the test images; off while tuning.
+        concepts: questions for the band; see `pnp.evaluation.bands.questions`.
+        band: error budgets, see `pnp.evaluation.bands.Budgets`; None leaves the band out.
+        test: look at calibration and test images; off while tuning.
+        cache: keep features in the run directory, for `pnp-evaluate`.
+
+    Raises:
+        UserError: a value out of range.
     """
 
     k: int = 20
     temperature: float = 0.07
     l2: Sequence[float] = L2_GRID
+    fractions: Sequence[float] = (0.01, 0.1)
     references: Sequence[str] = ("pixels", "random")
+    concepts: Mapping[str, Any] | None = None
+    band: Mapping[str, Any] | None = field(default_factory=dict[str, Any])
     test: bool = True
+    cache: bool = False
 
     def __post_init__(self) -> None:
         for name in self.references:
@@ -57,53 +82,113 @@ class Protocol:
                 f"evaluation: k={self.k}, temperature={self.temperature} and l2={self.l2} must all "
                 "be above 0."
             )
+        if not all(0 < fraction < 1 for fraction in self.fractions):
+            raise UserError(f"evaluation.fractions={self.fractions}: shares between 0 and 1.")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits whose features are needed."""
+        return (*FIT, *REPORT) if self.test else FIT
+
+    @property
+    def budgets(self) -> Budgets | None:
+        """Error budgets of the band; None without it."""
+        return None if self.band is None else Budgets(**self.band)
 
 
 def split_features(
     network: nn.Module,
     data: DataModule,
     plain: Callable[[Tensor], Tensor],
-    splits: Sequence[str] = (*FIT, *REPORT),
+    splits: Sequence[str],
+    *,
+    outputs: int = 1,
+    cache: Any = None,
+    preprocessing: str = "",
     **extraction: Any,
-) -> dict[str, Tensor]:
-    """Features of the named splits; `extraction` goes to `extract`."""
-    return {name: extract(network, data.splits[name], plain, **extraction)[0] for name in splits}
+) -> list[dict[str, Tensor]]:
+    """Each output of a network by split, from the cache where it has been made before.
+
+    Args:
+        network: judged as it is.
+        data: whose splits.
+        plain: preprocessing without augmentation.
+        splits: which of them.
+        outputs: how many the network has.
+        cache: folder, or None.
+        preprocessing: names `plain` and the precision, for the cache's key.
+        extraction: goes to `extract`.
+    """
+    weights = fingerprint(network, preprocessing) if cache else ""
+    found = {
+        name: remembered(
+            cache,
+            f"{name}-{data.splits[name].digest()}-{weights}" if cache else "",
+            outputs,
+            lambda name=name: extract(network, data.splits[name], plain, **extraction),
+        )
+        for name in splits
+    }
+    return [{name: parts[i] for name, parts in found.items()} for i in range(outputs)]
 
 
 def probe(features: Mapping[str, Tensor], data: DataModule, protocol: Protocol) -> dict[str, float]:
-    """Accuracy of both probes, on validation (fitted on train) and on test (fitted on both).
+    """Accuracy of the probes, on validation (fitted on train) and on test (fitted on both).
 
     Args:
         features: by split, from `split_features`.
         data: whose labels they belong to.
-        protocol: k, temperature, grid, and whether test is looked at.
+        protocol: k, temperature, grid, fractions, and whether test is looked at.
 
     Returns:
         `validation/knn`, `validation/linear`, and unless `protocol.test` is off `test/knn`,
-        `test/linear`, each test number with a 95 % Clopper-Pearson interval in `/ci_low` and
-        `/ci_high`; empty without labels.
+        `test/linear`, `test/linear_1pct`, …, each test number with a 95 % Clopper-Pearson interval
+        in `/ci_low` and `/ci_high`; empty without labels.
     """
-    labels = {n: l for n in features if (l := data.splits[n].labels) is not None}
+    labels = {n: known for n in features if (known := data.splits[n].labels) is not None}
     if not labels:
         return {}
     classes = len(data.classes)
     knn: Any = {"classes": classes, "temperature": protocol.temperature}
     bank = features["train"], labels["train"]
-    truth = labels["validation"]
-    votes = knn_votes(*bank, features["validation"], k=min(protocol.k, len(bank[0])), **knn)
-    linear = linear_probe(bank, (features["validation"], truth), classes=classes, grid=protocol.l2)
+    held_out = features["validation"], labels["validation"]
+    votes = knn_votes(*bank, held_out[0], k=min(protocol.k, len(bank[0])), **knn)
+    linear = linear_probe(bank, held_out, classes=classes, grid=protocol.l2)
     results = {
-        "validation/knn": float((votes.argmax(1) == truth).float().mean()),
+        "validation/knn": _accuracy(votes, held_out[1]),
         "validation/linear": linear.validation,
     }
     if not protocol.test:
         return results
-    bank = tuple(torch.cat([part[name] for name in FIT]) for part in (features, labels))
+    bank_all, truth_all = (torch.cat([part[name] for name in FIT]) for part in (features, labels))
     queries, truth = (torch.cat([part[name] for name in REPORT]) for part in (features, labels))
-    votes = knn_votes(*bank, queries, k=min(protocol.k, len(bank[0])), **knn)
-    for name, scores in (("knn", votes), ("linear", linear.logits(queries))):
-        hits = int((scores.argmax(1) == truth).sum())
+    scores = {
+        "knn": knn_votes(bank_all, truth_all, queries, k=min(protocol.k, len(bank_all)), **knn),
+        "linear": linear.logits(queries),
+    }
+    for fraction in protocol.fractions:
+        few = _few(labels["train"], fraction)
+        small = bank[0][few], bank[1][few]
+        fits = [fit_linear(*small, classes=classes, l2=l2) for l2 in (1.0, 0.1, *protocol.l2)]
+        best = max(fits, key=lambda fit: _accuracy(fit.logits(held_out[0]), held_out[1]))
+        scores[f"linear_{100 * fraction:g}pct"] = best.logits(queries)
+    for name, score in scores.items():
+        hits = int((score.argmax(1) == truth).sum())
         low, high = clopper_pearson(hits, len(truth))
         results[f"test/{name}"] = hits / len(truth)
         results[f"test/{name}/ci_low"], results[f"test/{name}/ci_high"] = float(low), float(high)
     return results
+
+
+def _accuracy(scores: Tensor, truth: Tensor) -> float:
+    return float((scores.argmax(1) == truth).float().mean())
+
+
+def _few(labels: Tensor, fraction: float) -> Tensor:
+    """A fixed share of every class, at least one image of each."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    chosen = []
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        chosen.append(members[: max(1, round(fraction * len(members)))])
+    return torch.cat(chosen)

@@ -1,0 +1,109 @@
+"""Geometry against closed forms and scikit-learn, and the names of the kinds of collapse."""
+
+import math
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn.functional import normalize
+
+from pnp import geometry
+from pnp.callbacks.monitor import collapse_kind
+from pnp.errors import UserError
+from pnp.evaluation.probes import fit_linear, knn_votes, linear_probe
+
+
+def kind(z):
+    return collapse_kind(geometry.describe(z), len(z), z.shape[1])
+
+
+def test_each_kind_of_collapse_gets_its_name_and_a_spread_set_none():
+    point = torch.ones(400, 64) + 0.05 * torch.randn(400, 64)
+    cone = torch.ones(400, 64) + 0.7 * torch.randn(400, 64)
+    plane = torch.zeros(400, 64)
+    plane[:, :2] = torch.randn(400, 2)
+    assert kind(point) == "complete"
+    assert kind(cone) == "cone"
+    assert kind(plane) == "dimensional"
+    assert kind(torch.randn(400, 64)) is None
+
+
+def test_pairwise_measures_equal_their_sums_over_pairs():
+    z = normalize(torch.randn(20, 5, dtype=torch.float64), dim=-1)
+    labels = torch.arange(20) % 3
+    pairs = [(i, j) for i in range(20) for j in range(20) if i != j]
+    cosines = torch.stack([z[i] @ z[j] for i, j in pairs])
+    same = torch.tensor([bool(labels[i] == labels[j]) for i, j in pairs])
+    assert geometry.mean_cosine(z) == pytest.approx(float(cosines.mean()), abs=1e-12)
+    within, between = geometry.class_cosines(z, labels)
+    assert within == pytest.approx(float(cosines[same].mean()), abs=1e-12)
+    assert between == pytest.approx(float(cosines[~same].mean()), abs=1e-12)
+    expected = math.log(float(torch.exp(-2 * (2 - 2 * cosines)).mean()))
+    assert geometry.uniformity(z) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ranks_of_an_isotropic_and_of_a_flat_set():
+    basis = torch.cat([torch.eye(6), -torch.eye(6)]).double()
+    assert geometry.effective_rank(basis) == pytest.approx(6)
+    assert geometry.rankme(basis) == pytest.approx(6)
+    assert geometry.sigma(basis) == pytest.approx(math.sqrt(12 / 11))
+    line = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None] * basis[:1]
+    assert geometry.effective_rank(line) == pytest.approx(1)
+
+
+def test_rotation_changes_no_measure_but_the_per_axis_one():
+    z = torch.randn(50, 8, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64)).Q
+    a, b = geometry.describe(z), geometry.describe(z @ turn)
+    a.pop("sigma"), b.pop("sigma")
+    assert a == pytest.approx(b, abs=1e-10)
+
+
+def clusters(n=300, seed=0):
+    draws = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    centres = 2 * torch.randn(3, 6, generator=torch.Generator().manual_seed(5))
+    return centres[labels] + torch.randn(n, 6, generator=draws), labels
+
+
+def test_knn_agrees_with_scikit_learn_in_every_chunking():
+    (bank, labels), (queries, _) = clusters(), clusters(101, seed=1)
+    reference = KNeighborsClassifier(
+        n_neighbors=7,
+        metric="cosine",
+        weights=lambda d: torch.exp(-torch.as_tensor(d) / 0.07).numpy(),
+    ).fit(bank.numpy(), labels.numpy())
+    expected = torch.from_numpy(reference.predict_proba(queries.numpy())).float()
+    for entries in (1, 1000, 1 << 25):
+        votes = knn_votes(bank, labels, queries, classes=3, k=7, temperature=0.07, entries=entries)
+        torch.testing.assert_close(
+            votes / votes.sum(1, keepdim=True), expected, atol=1e-4, rtol=1e-3
+        )
+
+
+def test_knn_refuses_more_neighbours_than_there_are():
+    bank, labels = clusters(9)
+    with pytest.raises(UserError, match="k=10 must lie between 1 and the 9"):
+        knn_votes(bank, labels, bank, classes=3, k=10)
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_the_linear_probe_agrees_with_scikit_learn(l2):
+    x, y = clusters()
+    probe = fit_linear(x, y, classes=3, l2=l2)
+    standard = ((x - x.mean(0)) / x.std(0)).numpy()
+    reference = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-8, max_iter=2000).fit(standard, y)
+    expected = torch.from_numpy(reference.predict_proba(standard)).float()
+    torch.testing.assert_close(probe.logits(x).softmax(1), expected, atol=2e-3, rtol=0)
+
+
+def test_the_linear_probe_chooses_its_regularisation_on_validation_only():
+    train, validation = clusters(60), clusters(300, seed=3)
+    probe = linear_probe(train, validation, classes=3, grid=(10.0, 1e-2))
+    accuracy = {
+        l2: float((fit_linear(*train, classes=3, l2=l2).logits(validation[0]).argmax(1) == validation[1]).float().mean())
+        for l2 in (10.0, 1e-2)
+    }  # fmt: skip
+    assert probe.l2 == max(accuracy, key=lambda l2: accuracy[l2])
+    assert probe.validation == pytest.approx(max(accuracy.values()))
