@@ -15,7 +15,8 @@ help:  ## list the targets
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(f"P¬P SSL needs Python >= 3.11; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install -q uv \
-		|| $(PYTHON) -m pip install -q --user --break-system-packages uv
+		|| { echo "cannot install uv: run '$(PYTHON) -m venv ~/.pnp-tools && ~/.pnp-tools/bin/pip install uv',"; \
+		     echo "then make PYTHON=~/.pnp-tools/bin/python …"; exit 1; }
 	@test -x $(BIN)/python || $(UV) venv -q --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
 	$(UV) pip sync -q --python $(BIN)/python requirements.lock
 	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
@@ -28,6 +29,36 @@ train: .venv/.ready  ## train, evaluate and report on the embedded data; ARGS="d
 
 test: .venv/.ready  ## the tests (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/.ready  ## the slow tests too, and the wheel
+	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(MAKE) --no-print-directory wheel-test
+
+lint: .venv/.ready  ## ruff, ruff format, pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/.ready  ## let ruff mend what it can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# Each run is a folder named by its overrides; a finished one is skipped, a stopped one goes on.
+ablation: .venv/.ready  ## every ablation of the objective, 2 scales, 3 seeds, into runs/ablation
+	$(BIN)/pnp-train -m experiment=ablation logger=csv resume=auto hydra.sweep.dir=runs/ablation $(ARGS)
+	$(BIN)/pnp-report runs/ablation
+
+# What a user gets from an installed wheel, in an environment and a folder that know no checkout.
+wheel-test: .venv/.ready  ## build the wheel, install it elsewhere, run it from an empty folder
+	rm -rf build/wheel && mkdir -p build/wheel/empty
+	$(UV) build -q --wheel --out-dir build/wheel --python $(BIN)/python .
+	$(UV) venv -q --python $(BIN)/python build/wheel/venv
+	$(UV) pip sync -q --python build/wheel/venv/bin/python requirements.lock
+	$(UV) pip install -q --python build/wheel/venv/bin/python --no-deps build/wheel/*.whl
+	cd build/wheel/empty && ../venv/bin/pnp-train --help >/dev/null
+	cd build/wheel/empty && ../venv/bin/pnp-train trainer.max_steps=10 data.n_train=2560 logger=csv hydra.run.dir=run
+	cd build/wheel/empty && ../venv/bin/pnp-report run >/dev/null && ../venv/bin/pnp-evaluate --help >/dev/null
+	@echo "the wheel works"
 
 lock:  ## pin names, versions and hashes (no index address)
 	$(UV) pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -300,8 +300,8 @@ def test_references_are_rows_only_when_data_and_network_are_the_same(tmp_path):
 
 
 def test_band_metrics_become_one_row_per_concept(tmp_path):
-    final = FINAL | {"band/lobed/width": 0.67, "band/lobed/width/ci_low": 0.65}
-    final |= {"band/lobed/width/ci_high": 0.69, "band/star/width": 0.2}
+    final = FINAL | {"band/lobed/teacher/width": 0.67, "band/lobed/teacher/width/ci_low": 0.65}
+    final |= {"band/lobed/teacher/width/ci_high": 0.69, "band/star/teacher/width": 0.2}
     html, _ = parse(write_report(make_run(tmp_path / "run", final=final)))
     table = html[html.index('id="band-table"') :].split("</table>")[0]
     assert table.count('<th scope="row">') == 2

@@ -68,7 +68,7 @@ class Monitor(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.file = Path(alarms) if alarms else None
         self.alarms: list[dict[str, Any]] = []
-        self.kinds: dict[str, str | None] = {}
+        self.kinds: dict[str, tuple[str | None, str | None]] = {}  # seen last, raised last
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images once, the same in every run on these splits."""
@@ -134,9 +134,15 @@ class Monitor(L.Callback):
         return first, second
 
     def check(self, trainer: L.Trainer, name: str, measures: dict[str, float], dims: int) -> None:
-        """Say it once when a network enters a kind of collapse."""
+        """Say it once, when a network shows a kind of collapse twice in a row.
+
+        Every network starts as a cone and needs its first epoch to leave it.
+        """
         kind = collapse_kind(measures, len(self.held_out), dims)
-        if kind is not None and kind != self.kinds.get(name):
+        before, raised = self.kinds.get(name, (None, None))
+        self.kinds[name] = (kind, raised if kind else None)
+        if kind is not None and kind == before and kind != raised:
+            self.kinds[name] = (kind, kind)
             alarm = {
                 "step": trainer.global_step,
                 "epoch": trainer.current_epoch + 1,
@@ -152,7 +158,6 @@ class Monitor(L.Callback):
                 Console(soft_wrap=True, highlight=False).print(text)
                 if self.file:
                     self.file.write_text(json.dumps(self.alarms, indent=1))
-        self.kinds[name] = kind
 
     def state_dict(self) -> dict[str, Any]:
         """Alarms so far: a resumed run does not raise them twice."""

@@ -81,6 +81,13 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
     return OmegaConf.to_container(OmegaConf.load(file))  # pyright: ignore[reportReturnType]
 
 
+def save_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write `config.yaml`."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+
+
 def find_checkpoint(resume: str, folder: Path, config: dict[str, Any]) -> Path | None:
     """The checkpoint that `resume` means.
 

@@ -57,7 +57,7 @@ def train(cfg: Any) -> dict[str, float]:
     trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         _announce(trainer, module, data, config, folder, step)
-        _save_config(folder, config)
+        rundir.save_config(folder, config)
         rundir.write_json(folder / "splits.json", data.split_record())
     with warnings.catch_warnings():
         _ignore_known_warnings()
@@ -248,12 +248,6 @@ def _move_to(found: Path, made: Path) -> Path:
     return found
 
 
-def _save_config(folder: Path, config: dict[str, Any]) -> None:
-    from omegaconf import OmegaConf
-
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-
-
 def _announce(
     trainer: "Trainer",
     module: "SelfSupervised",
@@ -268,12 +262,17 @@ def _announce(
     parameters = sum(p.numel() for p in module.student.parameters())
     batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     device = trainer.strategy.root_device
-    Console(soft_wrap=True, highlight=False).print(
-        f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images {data.channels}×"
-        f"{data.size}×{data.size}) · {config['model']['name']} ({parameters:,} parameters) · {device} · "
-        f"{trainer.precision} · lr {module.optim.effective_lr(batch):.2g} at batch {batch} · {folder}"
-        + (f" · resumed at step {step}" if step else "")
-    )
+    facts = [
+        f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images "
+        f"{data.channels}×{data.size}×{data.size})",
+        f"{config['model']['name']} ({parameters:,} parameters)",
+        str(device),
+        str(trainer.precision),
+        f"lr {module.optim.effective_lr(batch):.2g} at batch {batch}",
+        str(folder),
+        *([f"resumed at step {step}"] if step else []),
+    ]
+    Console(soft_wrap=True, highlight=False).print(" · ".join(facts))
 
 
 def _quieten() -> None:

@@ -29,10 +29,10 @@ REPORT = ("calibration", "test")
 TEXT = (
     "Frozen backbone features (before the projector) of images without augmentation, student and "
     "EMA teacher after the last step, selected by nothing. Probes are fitted on train + "
-    "validation; the linear probe's l2 is chosen on validation (fitted on train). Their test numbers are on "
-    "calibration + test, with 95 % Clopper-Pearson intervals. Bands: heads fitted likewise, "
-    "thresholds certified on calibration, numbers on test. References: raw pixels, and the same "
-    "backbone before training."
+    "validation; the linear probe's l2 is chosen on validation (fitted on train). Their test "
+    "numbers are on calibration + test, with 95 % Clopper-Pearson intervals. Bands: heads fitted "
+    "likewise, thresholds certified on calibration, numbers on test. References: raw pixels, and "
+    "the same backbone before training."
 )
 
 

@@ -15,7 +15,16 @@ from urllib.parse import quote
 from pnp.errors import UserError
 from pnp.report.groups import Group, group_runs
 from pnp.report.page import number, render, save, spread
-from pnp.report.panels import Panel, draw, note, section_order, section_title, split_key, x_range
+from pnp.report.panels import (
+    NETWORKS,
+    Panel,
+    draw,
+    note,
+    section_order,
+    section_title,
+    split_key,
+    x_range,
+)
 from pnp.report.runs import Run, find_runs, read_run
 from pnp.report.single import REFERENCES, markdown_table
 from pnp.report.svg import Series
@@ -119,9 +128,12 @@ def table_columns(runs: Sequence[Run]) -> list[tuple[str, str]]:
     final = dict.fromkeys(key for run in runs for key in run.final or {})
     plain = [k for k in final if not k.endswith(("/ci_low", "/ci_high"))]
     columns = []
-    columns += [(k, " ".join(k.split("/")[1:])) for k in plain if k.startswith("test/")]
-    widths = [k for k in plain if k.startswith("band/") and k.endswith("/width")]
-    columns += [(k, f"band {k.split('/')[1]}") for k in widths]
+    for key in plain:
+        first, *middle, last = key.split("/")
+        if first == "test" and len(middle) == 1:
+            columns.append((key, f"{middle[0]} {last}"))
+        elif key.startswith("band/mean/") and middle[1] in NETWORKS:
+            columns.append((key, f"band {last} {middle[1]}"))
     logged = {key for run in runs for key in run.curves}
     for name, heading in MONITORS.items():
         for network in ("teacher", "student"):
@@ -156,7 +168,9 @@ def reference_rows(
     for key, name in REFERENCES.items():
         cells = []
         for column, _ in columns:
-            wanted = f"reference/{key}/{column.split('/')[1]}" if column.startswith("test/") else ""
+            parts = column.split("/")
+            wanted = f"reference/{key}/{parts[1]}" if parts[0] == "test" else ""
+            wanted = f"band/mean/{key}/{parts[3]}" if parts[0] == "band" else wanted
             found = [(run.final or {}).get(wanted) for run in by_seed.values()]
             cells.append(Cell.over([v for v in found if v is not None]))
         if any(cells):

@@ -92,6 +92,17 @@ def read_captions(folder: Path) -> dict[str, str]:
     return {k: str(v) for k, v in _read_json(folder / "captions.json", dict, {}).items()}
 
 
+def read_band_alarms(folder: Path) -> list[str]:
+    """What the band's evaluation warns of, one line per concept and representation."""
+    band = _read_json(folder / "band.json", dict, {})
+    return [
+        f"{concept} · {representation}: {alarm}"
+        for concept, answers in band.items()
+        for representation, answer in answers.items()
+        for alarm in answer["alarms"]
+    ]
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

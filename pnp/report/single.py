@@ -16,12 +16,25 @@ from pnp.report.panels import (
     split_key,
     x_range,
 )
-from pnp.report.runs import Curve, Run, read_captions, read_run
+from pnp.report.runs import Curve, Run, read_band_alarms, read_captions, read_run
 from pnp.report.svg import Series
 
 REFERENCES = {"pixels": "raw pixels", "random": "randomly initialised"}
 CSS = {"student": "c0", "teacher": "c1", "batch": "c6", "": "c6"}
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
+BAND_COLUMNS = {
+    "width": "band, certified",
+    "plugin": "band, plug-in",
+    "oracle/width": "oracle",
+    "err/fp_joint": "FP",
+    "err/fp_ucb": "FP at most",
+    "err/fn_joint": "FN",
+    "err/fn_ucb": "FN at most",
+    "rank/auroc": "AUROC",
+    "sel/augrc": "AUGRC",
+    "oracle/erased": "erased",
+    "oracle/recall": "band recall",
+}
 TITLE_KEYS = ("method", "objective", "data", "model")
 
 Cell = tuple[float, float | None, float | None] | None
@@ -54,6 +67,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         rows=rows,
         band_header=band_header,
         band_rows=band_rows,
+        band_alarms=read_band_alarms(run.path),
         rest=rest,
         sections=sections(run.curves),
         figures=figures(run.path / "figures"),
@@ -102,16 +116,22 @@ def final_table(
 def band_table(
     final: dict[str, float],
 ) -> tuple[list[str], list[tuple[str, list[Cell]]], set[str]]:
-    """One row per concept of the keys `band/<concept>/<metric>`."""
+    """One row per concept and representation of the keys `band/<concept>/<name>/<metric>`.
+
+    The columns are those of `BAND_COLUMNS` that any row has; metrics.json holds the others.
+    """
+    keys = {key for key in final if key.startswith("band/")}
+    owners = dict.fromkeys(tuple(key.split("/")[1:3]) for key in keys if key.count("/") > 2)
     used: set[str] = set()
-    keys = [key.split("/", 2) for key in final if key.startswith("band/") and key.count("/") > 1]
-    metrics = list(dict.fromkeys(m for *_, m in keys if not m.endswith(("ci_low", "ci_high"))))
-    concepts = dict.fromkeys(concept for _, concept, _ in keys)
-    rows = [
-        (name, [with_interval(final, f"band/{name}/{metric}", used) for metric in metrics])
-        for name in concepts
-    ]
-    return metrics, rows, used
+    table = {
+        " · ".join(owner): {
+            heading: with_interval(final, "/".join(["band", *owner, metric]), used)
+            for metric, heading in BAND_COLUMNS.items()
+        }
+        for owner in owners
+    }
+    shown = [h for h in BAND_COLUMNS.values() if any(row[h] for row in table.values())]
+    return shown, [(name, [row[h] for h in shown]) for name, row in table.items()], keys
 
 
 def sections(curves: dict[str, Curve]) -> list[tuple[str, str, list[Panel]]]:

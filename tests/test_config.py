@@ -1,0 +1,120 @@
+"""Every yaml composes and builds; imports go downward; importing is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pnp.cli.app import conf_dir
+from pnp.cli.build import plain
+from pnp.cli.train import build_trainer, parts, train
+
+GROUPS = sorted(
+    (file.parent.name, file.stem)
+    for file in conf_dir().glob("*/*.yaml")
+    if file.parent.name not in ("experiment", "sweep")
+)
+EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
+NEEDS_FILES = {"cifar10", "cifar100", "stl10", "image_folder", "fashion_mnist"}
+
+
+@pytest.mark.parametrize(("group", "option"), GROUPS, ids=lambda value: value)
+def test_every_option_composes_and_builds(compose, tmp_path, group, option):
+    if group == "data" and option in NEEDS_FILES:
+        config = plain(compose(f"data={option}", tiny=False))
+        from pnp.data import DataModule
+
+        options = {k: v for k, v in config["data"].items() if k != "_target_"}
+        assert DataModule(**options).dataset == option
+        return
+    small = ["model.projector.hidden=16"] if group == "model" else []
+    overrides = ["model.width=4"] if option == "small_cnn" else []
+    name = "model.name=timm:test_resnet" if option == "timm" else "seed=0"
+    cfg = compose(f"{group}={option}", "data.n_train=64", name, *small, *overrides, tiny=False)
+    OmegaConf.update(cfg, "run_dir", str(tmp_path))
+    OmegaConf.update(cfg, "wandb", None, force_add=True)
+    for key in ("validation", "calibration", "test"):
+        OmegaConf.update(cfg, f"data.{key}", 40)
+    config = plain(cfg)
+    _, module, _ = parts(config)
+    build_trainer(config | {"trainer": config["trainer"] | {"devices": 1}}, tmp_path)
+    assert module.views.count >= 2
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_takes_a_step(compose, experiment):
+    train(compose(f"experiment={experiment}", "trainer.fast_dev_run=true", "evaluation.k=5"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "terms"),
+    [
+        ("full", {"alignment", "variance", "covariance", "repulsion"}),
+        ("align_only", {"alignment"}),
+        ("variance_only", {"alignment", "variance"}),
+        ("no_repulsion", {"alignment", "variance", "covariance"}),
+        ("no_covariance", {"alignment", "variance", "repulsion"}),
+        ("no_variance", {"alignment", "covariance", "repulsion"}),
+        ("repulsion_only", {"alignment", "repulsion"}),
+    ],
+)
+@pytest.mark.parametrize("scale", ["sphere", "absolute"])
+def test_an_ablation_computes_exactly_its_terms_at_its_scale(compose, objective, terms, scale):
+    _, module, _ = parts(plain(compose(f"objective={objective}", f"scale={scale}")))
+    assert set(module.objective.weights) == terms
+    assert module.objective.scale == scale
+
+
+LAYERS = [
+    {"errors", "distributed", "schedules", "seeds", "color", "resample", "geometry"},
+    {"losses"},
+    {"objectives", "backbones", "heads", "optim", "loggers"},
+    {"teacher", "views"},
+    {"data"},
+    {"method"},
+    {"evaluation"},
+    {"callbacks", "report"},
+    {"cli"},
+]
+
+
+def _imports(file: Path) -> set[str]:
+    """Rooms of this package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {name.split(".")[1] for name in names if name.startswith("pnp.")}
+    return found
+
+
+def test_imports_only_go_downward():
+    package = Path(__file__).parent.parent / "pnp"
+    level = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+    for file in package.rglob("*.py"):
+        room = file.relative_to(package).with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        for other in _imports(file) - {room}:
+            if other in level:
+                assert level[other] <= level[room], f"{file} imports pnp.{other}: an upward edge"
+
+
+def test_importing_the_package_is_light():
+    heavy = ("torch", "torchvision", "lightning", "wandb", "lightly", "matplotlib", "sklearn")
+    script = f"import sys, pnp; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_losses_and_method_do_not_drag_in_plots_loggers_or_datasets():
+    script = (
+        "import sys, pnp.losses, pnp.objectives, pnp.method; "
+        "print([m for m in ('torchvision', 'wandb', 'matplotlib', 'timm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
