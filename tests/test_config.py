@@ -107,7 +107,9 @@ def test_imports_only_go_downward():
 def test_importing_the_package_is_light():
     heavy = ("torch", "torchvision", "lightning", "wandb", "lightly", "matplotlib", "sklearn")
     script = f"import sys, pnp; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -116,5 +118,7 @@ def test_losses_and_method_do_not_drag_in_plots_loggers_or_datasets():
         "import sys, pnp.losses, pnp.objectives, pnp.method; "
         "print([m for m in ('torchvision', 'wandb', 'matplotlib', 'timm') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -30,7 +30,7 @@ def test_a_term_of_weight_zero_is_not_computed(monkeypatch):
 
 
 def test_unknown_terms_get_the_near_match_and_the_list():
-    with pytest.raises(UserError, match="known: alignment, variance.*'repulsion'"):
+    with pytest.raises(UserError, match=r"known: alignment, variance.*'repulsion'"):
         PNP({"repulson": 1})
 
 

@@ -1,6 +1,7 @@
 """Schedules, teacher, backbones, projector and optimizer."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_warm_up_rises_linearly_and_then_falls_to_the_floor():
     factors = [warmup_cosine(step, 100, 10, 0.1) for step in range(101)]
     assert factors[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
     assert factors[10] == 1.0
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(factors[10:]))
     assert factors[100] == pytest.approx(0.1)
 
 
@@ -70,8 +71,15 @@ def test_a_teacher_momentum_outside_zero_one_is_an_error():
 
 @pytest.mark.parametrize(
     ("name", "channels", "size", "dim"),
-    [("small_cnn", 1, 28, 1024), ("resnet18", 3, 32, 512), ("resnet50", 1, 32, 2048), ("resnet18", 3, 96, 512), ("timm:test_resnet", 3, 32, 96), ("timm:test_vit", 1, 32, 64)],
-)  # fmt: skip
+    [
+        ("small_cnn", 1, 28, 1024),
+        ("resnet18", 3, 32, 512),
+        ("resnet50", 1, 32, 2048),
+        ("resnet18", 3, 96, 512),
+        ("timm:test_resnet", 3, 32, 96),
+        ("timm:test_vit", 1, 32, 64),
+    ],
+)
 def test_a_backbone_maps_images_to_features_of_its_dim(name, channels, size, dim):
     net = backbone(name, in_channels=channels, image_size=size)
     assert net.dim == dim

@@ -1,4 +1,4 @@
-"""Whole runs through `train(cfg)`: reproducible, resumable, and stopped with a message when broken."""
+"""Whole runs through `train(cfg)`: reproducible, resumable, stopped with a message when broken."""
 
 import csv
 import json
@@ -97,8 +97,8 @@ def test_a_resumed_run_equals_an_unbroken_one(compose, tmp_path, stop_at, step, 
     options = f"trainer.accumulate_grad_batches={accumulate}"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = train(compose(options, f"run_dir={whole}"))
-    with pytest.MonkeyPatch.context(), pytest.raises(Interrupted):
-        stop_at(step if accumulate == 1 else step // 2)
+    stop_at(step if accumulate == 1 else step // 2)
+    with pytest.raises(Interrupted):
         train(compose(options, f"run_dir={broken}"))
     stop_at(-1)
     resumed = train(compose(options, f"run_dir={broken}", "resume=auto"))
@@ -108,8 +108,8 @@ def test_a_resumed_run_equals_an_unbroken_one(compose, tmp_path, stop_at, step, 
 
 
 def test_resume_auto_finds_the_unfinished_run_beside_it(compose, tmp_path, stop_at):
+    stop_at(5)
     with pytest.raises(Interrupted):
-        stop_at(5)
         train(compose(f"run_dir={tmp_path / 'monday'}"))
     stop_at(-1)
     train(compose(f"run_dir={tmp_path / 'tuesday'}", "resume=auto"))
@@ -126,8 +126,8 @@ def test_a_finished_run_is_not_repeated_by_resume_auto(compose, tmp_path, capsys
 
 
 def test_a_checkpoint_of_another_config_names_the_keys_that_differ(compose, tmp_path, stop_at):
+    stop_at(2)
     with pytest.raises(Interrupted):
-        stop_at(2)
         train(compose())
     with pytest.raises(UserError, match=r"optim\.lr: 0\.002 -> 0\.1"):
         train(compose(f"run_dir={tmp_path / 'new'}", f"resume={tmp_path / 'run'}", "optim.lr=0.1"))

@@ -18,6 +18,7 @@ from pnp.cli import rundir
 from pnp.data import DataModule
 from pnp.evaluation import band_figures, bands
 from pnp.evaluation.figures import draw_pca, draw_views, principal_plane
+from pnp.evaluation.probes import Space
 from pnp.evaluation.protocol import TEXT, Pixels, Protocol, probe, split_features
 from pnp.report import write_report
 from pnp.seeds import generator
@@ -65,19 +66,23 @@ def judge(
     answers: dict[str, dict[str, bands.Answer]] = {}
     shown: dict[str, Tensor] = {}
     for name, network, features, embeddings in _features(networks, references, setting, protocol):
-        for key, value in probe(features, data, protocol).items():
-            split, kind, *rest = key.split("/")
+        space = Space.of(features["train"])
+        rotated = {part: space(values) for part, values in features.items()}
+        for key, value in probe(features, rotated, space, data, protocol).items():
+            where, kind, *rest = key.split("/")
             if name in networks:
-                metrics["/".join([split, kind, name, *rest])] = value
-            elif split == "test":
+                metrics["/".join([where, kind, name, *rest])] = value
+            elif where == "test":
                 metrics["/".join(["reference", name, kind, *rest])] = value
         where = "test" if protocol.test else "validation"
-        for space, z in (("features", features), ("embeddings", embeddings)):
+        for what, z in (("features", features), ("embeddings", embeddings)):
             if z is not None and name in networks:
-                metrics |= _geometry(f"{where}/{space}/{name}", z[where], data, where)
+                metrics |= _geometry(f"{where}/{what}/{name}", z[where], data, where)
         if asked is not None and protocol.budgets is not None:
             labels = data.splits["test"].labels
-            answers[name] = bands.answer(features, asked, protocol.budgets, labels, protocol.l2)
+            answers[name] = bands.answer(
+                rotated, space, asked, protocol.budgets, labels, protocol.l2
+            )
         shown[name] = features[where]
         del network
     main = next(name for name in ("teacher", *networks) if name in networks)

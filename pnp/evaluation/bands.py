@@ -24,7 +24,7 @@ from pnp.evaluation.band_reports import BandReport, band_report
 from pnp.evaluation.checks import Budget, Method
 from pnp.evaluation.concepts import Concept, parse_concepts
 from pnp.evaluation.heads import concept_heads
-from pnp.evaluation.probes import L2_GRID
+from pnp.evaluation.probes import L2_GRID, Space
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -120,6 +120,7 @@ def questions(data: DataModule, concepts: Mapping[str, Any] | None, seed: int = 
 
 def answer(
     features: Mapping[str, Tensor],
+    space: Space,
     asked: Questions,
     budgets: Budgets,
     labels: Tensor | None = None,
@@ -128,15 +129,16 @@ def answer(
     """The band of every concept for one representation.
 
     Args:
-        features: by split, `(n, d)`.
+        features: by split, `(n, d)`, in `space`.
+        space: of the training features.
         asked: the concepts.
         budgets: error budgets and method.
         labels: classes of the test images, for the band's share per class.
         grid: candidate l2 of the heads.
     """
     parts = {s: (features[s], asked.targets[s], asked.keep[s]) for s in ("train", "validation")}
-    heads = concept_heads(parts["train"], parts["validation"], grid)
-    logits = {s: heads.logits(features[s]).double().numpy() for s in ("calibration", "test")}
+    heads = concept_heads(parts["train"], parts["validation"], space, grid)
+    logits = {s: heads.of(features[s]).double().numpy() for s in ("calibration", "test")}
     answers = {}
     for k, name in enumerate(asked.names):
         keep = {s: asked.keep[s][:, k].numpy() for s in logits}

@@ -21,7 +21,7 @@ from pnp.data import DataModule
 from pnp.errors import UserError
 from pnp.evaluation.bands import Budgets
 from pnp.evaluation.features import extract, fingerprint, remembered
-from pnp.evaluation.probes import L2_GRID, fit_linear, knn_votes, linear_probe
+from pnp.evaluation.probes import L2_GRID, Space, knn_votes, linear_probe
 from pnp.evaluation.scoring import clopper_pearson
 
 FIT = ("train", "validation")
@@ -132,11 +132,19 @@ def split_features(
     return [{name: parts[i] for name, parts in found.items()} for i in range(outputs)]
 
 
-def probe(features: Mapping[str, Tensor], data: DataModule, protocol: Protocol) -> dict[str, float]:
+def probe(
+    features: Mapping[str, Tensor],
+    rotated: Mapping[str, Tensor],
+    space: Space,
+    data: DataModule,
+    protocol: Protocol,
+) -> dict[str, float]:
     """Accuracy of the probes, on validation (fitted on train) and on test (fitted on both).
 
     Args:
         features: by split, from `split_features`.
+        rotated: the same features in `space`.
+        space: of the training features.
         data: whose labels they belong to.
         protocol: k, temperature, grid, fractions, and whether test is looked at.
 
@@ -153,7 +161,11 @@ def probe(features: Mapping[str, Tensor], data: DataModule, protocol: Protocol) 
     bank = features["train"], labels["train"]
     held_out = features["validation"], labels["validation"]
     votes = knn_votes(*bank, held_out[0], k=min(protocol.k, len(bank[0])), **knn)
-    linear = linear_probe(bank, held_out, classes=classes, grid=protocol.l2)
+    train = rotated["train"], labels["train"]
+    validation = rotated["validation"], labels["validation"]
+    linear = linear_probe(
+        train, validation, space, classes=classes, grid=protocol.l2, refit=protocol.test
+    )
     results = {
         "validation/knn": _accuracy(votes, held_out[1]),
         "validation/linear": linear.validation,
@@ -162,16 +174,17 @@ def probe(features: Mapping[str, Tensor], data: DataModule, protocol: Protocol) 
         return results
     bank_all, truth_all = (torch.cat([part[name] for name in FIT]) for part in (features, labels))
     queries, truth = (torch.cat([part[name] for name in REPORT]) for part in (features, labels))
+    turned = torch.cat([rotated[name] for name in REPORT])
     scores = {
         "knn": knn_votes(bank_all, truth_all, queries, k=min(protocol.k, len(bank_all)), **knn),
-        "linear": linear.logits(queries),
+        "linear": linear.of(turned),
     }
     for fraction in protocol.fractions:
         few = _few(labels["train"], fraction)
-        small = bank[0][few], bank[1][few]
-        fits = [fit_linear(*small, classes=classes, l2=l2) for l2 in (1.0, 0.1, *protocol.l2)]
-        best = max(fits, key=lambda fit: _accuracy(fit.logits(held_out[0]), held_out[1]))
-        scores[f"linear_{100 * fraction:g}pct"] = best.logits(queries)
+        part = train[0][few], train[1][few]
+        grid = (1.0, 0.1, *protocol.l2)  # few labels want more regularisation
+        best = linear_probe(part, validation, space, classes=classes, grid=grid, refit=False)
+        scores[f"linear_{100 * fraction:g}pct"] = best.of(turned)
     for name, score in scores.items():
         hits = int((score.argmax(1) == truth).sum())
         low, high = clopper_pearson(hits, len(truth))
