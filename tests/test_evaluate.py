@@ -1,0 +1,159 @@
+"""`pnp-evaluate`, the band end to end, and the feature cache."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from pnp.cli.app import conf_dir
+from pnp.cli.evaluate import evaluate
+from pnp.cli.train import train
+from pnp.data import DataModule
+from pnp.errors import UserError
+from pnp.evaluation.bands import Budgets, answer, flatten, questions
+from pnp.evaluation.features import fingerprint, remembered
+from pnp.evaluation.probes import Space
+
+SMALL = (
+    "data.n_train=64",
+    "data.validation=40",
+    "data.calibration=40",
+    "data.test=40",
+    "evaluation.k=5",
+    "accelerator=cpu",
+    "precision=32-true",
+)
+
+
+def judged(*overrides):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return evaluate(hydra_compose("evaluate", list(overrides)))
+
+
+def ambiguous(**options):
+    sizes = {"n_train": 800, "validation": 200, "calibration": 2000, "test": 2000}
+    return DataModule("ambiguous", **{**sizes, **options})
+
+
+def test_evaluating_a_run_again_gives_its_numbers_from_the_cache(compose, tmp_path):
+    first = train(compose())
+    run = tmp_path / "run"
+    cached = {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()}
+    again = judged(f"run={run}", "evaluation.k=5", "accelerator=cpu", "precision=32-true")
+    assert again == first
+    assert {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()} == cached
+
+
+def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
+    first = train(compose())
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    out = tmp_path / "elsewhere"
+    again = judged(
+        f"ckpt={file}", f"run_dir={out}", "evaluation.k=5", "accelerator=cpu", "precision=32-true"
+    )
+    assert again["test/knn/teacher"] == first["test/knn/teacher"]
+    assert (out / "report.html").exists()
+
+
+def test_a_backbone_from_elsewhere_is_judged_with_its_weights(tmp_path):
+    from pnp.backbones import backbone
+
+    net = backbone("timm:test_resnet", image_size=32)
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    name = "backbone=timm:test_resnet"
+    metrics = judged(
+        name, f"state_dict={tmp_path / 'weights.pt'}", f"run_dir={tmp_path / 'a'}", *SMALL
+    )
+    assert 0 <= metrics["test/linear/network"] <= 1
+    pixels = judged("backbone=pixels", f"run_dir={tmp_path / 'b'}", *SMALL)
+    assert "band/lobed/network/width" in pixels
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "exactly one of"),
+        (["backbone=pixels", "run=somewhere"], "exactly one of"),
+        (["backbone=resnet18"], "has no weights"),
+        (["run=/nowhere"], "found no checkpoint"),
+        (["backbone=pixels", "evaluation.references=[noise]"], "choose from pixels, random"),
+        (["backbone=pixels", "evaluation.band.max_fp=2"], "max_fp"),
+    ],
+)
+def test_what_cannot_be_judged_is_a_message(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        judged(f"run_dir={tmp_path}", *SMALL, *overrides)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    torch.save({"encoder.conv1.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"does not fit.*encoder\.conv1\.weight"):
+        judged(
+            "backbone=resnet18",
+            f"state_dict={tmp_path / 'other.pt'}",
+            f"run_dir={tmp_path}",
+            *SMALL,
+        )
+
+
+def test_the_band_of_a_perfect_representation_is_near_the_oracle_and_keeps_its_budgets():
+    data = ambiguous()
+    asked = questions(data, None)
+    features = {name: data.splits[name].latent[:, None].float() for name in asked.targets}
+    space = Space.of(features["train"])
+    rotated = {name: space(part) for name, part in features.items()}
+    found = answer(rotated, space, asked, Budgets())["lobed"]
+    metrics = found.report.metrics
+    assert metrics["err/fp_joint_eta"] <= 0.01
+    assert metrics["err/fn_joint_eta"] <= 0.01
+    assert 0 < metrics["oracle/excess"] < 0.12
+    assert (
+        flatten({"perfect": {"lobed": found}})["band/mean/perfect/width"] == metrics["band/width"]
+    )
+
+
+def test_a_coin_flip_class_gives_labelled_data_a_known_irreducible_band():
+    data = ambiguous()
+    concept = {"few": {"positive": [0, 1], "ambiguous": {2: 0.5}}}
+    asked = questions(data, concept)
+    assert asked.names == ("lobed", "few")
+    labels, eta = data.splits["test"].labels, asked.eta["test"][:, 1]
+    assert set(eta[labels == 2].tolist()) == {0.5}
+    flips = asked.targets["test"][labels == 2, 1]
+    assert float(flips.mean()) == pytest.approx(0.5, abs=0.1)
+    again = questions(data, concept)
+    assert torch.equal(again.targets["test"], asked.targets["test"])
+
+
+def test_the_fingerprint_follows_weights_and_preprocessing():
+    net = torch.nn.Linear(2, 2)
+    before = fingerprint(net, "32 px")
+    assert fingerprint(net, "32 px") == before
+    assert fingerprint(net, "64 px") != before
+    with torch.no_grad():
+        net.weight[0, 0] += 1
+    assert fingerprint(net, "32 px") != before
+
+
+def test_features_are_made_once_and_mapped_from_disk(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        return [torch.arange(6.0).view(3, 2)]
+
+    for _ in range(2):
+        (features,) = remembered(tmp_path, "key", 1, make)
+        np.testing.assert_array_equal(features.numpy(), np.arange(6.0).reshape(3, 2))
+    assert made == [1]
+    assert [file.name for file in tmp_path.iterdir()] == ["key-0.npy"]
+
+
+def test_alarms_guarantees_and_curves_are_recorded_for_the_report(compose, tmp_path):
+    train(compose())
+    band = json.loads((tmp_path / "run" / "band.json").read_text())["lobed"]["teacher"]
+    assert {"plugin", "certified", "oracle"} <= set(band["curves"])
+    assert any("299" in alarm for alarm in band["alarms"])  # 40 calibration images are too few
