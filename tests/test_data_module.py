@@ -255,6 +255,7 @@ def test_every_data_config_builds_its_data_module():
 
     assert {path.stem for path in CONF.glob("*.yaml")} == set(DATASETS)
     for path in CONF.glob("*.yaml"):
-        config = OmegaConf.create({"seed": 3, "data": OmegaConf.load(path)})
+        node = OmegaConf.load(path)
+        config = OmegaConf.create({"seed": 3, "data": node.get("data", node)})
         data = instantiate(config.data)
         assert (data.dataset, data.order_seed, data.seed) == (path.stem, 3, 0)

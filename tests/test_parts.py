@@ -140,12 +140,12 @@ def test_every_optimizer_lowers_a_loss_and_ends_at_its_floor(name):
     first = last = None
     for _ in range(50):
         last = (net(x) - x).square().mean()
-        first = first if first is not None else float(last)
+        first = first if first is not None else last.item()
         optimizer.zero_grad()
         last.backward()
         optimizer.step()
         schedule.step()
-    assert float(last) < first
+    assert last.item() < first
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 

@@ -34,9 +34,9 @@ def rows(run: Path) -> list[dict[str, str]]:
 def stop_at(monkeypatch):
     """Ask for a stop after an optimizer step, as Ctrl-C does."""
 
-    def _stop_at(step):
-        original = Checkpoints.on_train_batch_end
+    original = Checkpoints.on_train_batch_end
 
+    def _stop_at(step):
         def patched(self, trainer, *args):
             self.stop_requested |= trainer.global_step == step
             original(self, trainer, *args)
@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_a_healthy_check
 def test_data_without_labels_trains_and_reports_without_accuracy(compose, tmp_path):
     metrics = train(compose("data.labels=none"))
     assert not any("knn" in key or "linear" in key for key in metrics)
-    assert "validation/features/teacher/effective_rank" in metrics
+    assert "test/features/teacher/effective_rank" in metrics
     assert not any(key.startswith("probe/") for key in rows(tmp_path / "run")[0])
     assert (tmp_path / "run" / "report.html").exists()
 

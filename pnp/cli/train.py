@@ -1,5 +1,6 @@
 """`pnp-train`: config -> data, network, trainer -> checkpoints, metrics.json, report.html."""
 
+import os
 import time
 import warnings
 from copy import deepcopy
@@ -209,6 +210,8 @@ def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> lis
     chosen: list[Any] = [CSVLog(folder)]
     options = config.get("wandb")
     if options and not dummy:
+        # W&B speaks before its own `silent` setting is read; whoever sets the variable decides.
+        os.environ.setdefault("WANDB_SILENT", "true")
         from lightning.pytorch.loggers import WandbLogger
 
         if options["mode"] not in ("offline", "online"):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pnp.evaluation.probes import L2_GRID, LinearProbe, Space, minimise
+from pnp.evaluation.probes import CHOOSE_ON, L2_GRID, LinearProbe, Space, minimise, subset
 
 
 def fit_concepts(
@@ -65,10 +65,12 @@ def concept_heads(
         grid: candidate l2.
     """
     x, targets, keep = validation
-    wide = (train[1].repeat(1, len(grid)), train[2].repeat(1, len(grid)))
+    some = subset(len(train[0]), CHOOSE_ON)
+    part = [values[some] for values in train]
+    wide = (part[1].repeat(1, len(grid)), part[2].repeat(1, len(grid)))
     l2 = torch.tensor(list(grid), dtype=torch.float32)
     count = targets.shape[1]
-    fits = fit_concepts(train[0], *wide, space, l2.repeat_interleave(count))
+    fits = fit_concepts(part[0], *wide, space, l2.repeat_interleave(count))
     logits = fits.of(x).view(len(x), len(grid), count)
     cost = F.binary_cross_entropy_with_logits(
         logits, targets[:, None].expand_as(logits), reduction="none"

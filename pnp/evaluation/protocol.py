@@ -21,7 +21,7 @@ from pnp.data import DataModule
 from pnp.errors import UserError
 from pnp.evaluation.bands import Budgets
 from pnp.evaluation.features import extract, fingerprint, remembered
-from pnp.evaluation.probes import L2_GRID, Space, knn_votes, linear_probe
+from pnp.evaluation.probes import L2_GRID, Space, knn_votes, linear_probe, subset
 from pnp.evaluation.scoring import clopper_pearson
 
 FIT = ("train", "validation")
@@ -199,7 +199,7 @@ def _accuracy(scores: Tensor, truth: Tensor) -> float:
 
 def _few(labels: Tensor, fraction: float) -> Tensor:
     """A fixed share of every class, at least one image of each."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    order = subset(len(labels), len(labels))
     chosen = []
     for label in labels.unique():
         members = order[labels[order] == label]
