@@ -33,7 +33,6 @@ def rows(run: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def stop_at(monkeypatch):
     """Ask for a stop after an optimizer step, as Ctrl-C does."""
-
     original = Checkpoints.on_train_batch_end
 
     def _stop_at(step):
