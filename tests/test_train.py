@@ -4,6 +4,7 @@ import csv
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -275,3 +276,52 @@ def test_the_command_line_explains_mistakes(tmp_path, command, arguments, status
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            OSError(28, "No space left on device", "runs/a/last.part"),
+            2,
+            "runs/a/last.part: No space left",
+        ),
+        (UserError("too little of it"), 2, "too little of it"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_full_disk_or_a_mistake_ends_in_a_message_and_a_status(
+    tmp_path, monkeypatch, capsys, error, status, message
+):
+    from pnp.cli.app import launch
+
+    def run(cfg):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["pnp-train", f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(SystemExit) as stopped:
+        launch("train", run)
+    assert stopped.value.code == status
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_failed_job_of_a_multirun_is_listed_and_the_others_still_run(
+    tmp_path, monkeypatch, capsys
+):
+    from pnp.cli.app import launch
+
+    ran = []
+
+    def run(cfg):
+        ran.append(cfg.seed)
+        if cfg.seed == 1:
+            raise UserError("seed 1 is unlucky")
+
+    monkeypatch.setattr(
+        sys, "argv", ["pnp-train", "-m", "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        launch("train", run)
+    assert ran == [0, 1, 2]
+    assert stopped.value.code == 1
+    assert "1 of the jobs failed: seed=1" in " ".join(capsys.readouterr().err.split())
