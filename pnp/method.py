@@ -122,22 +122,26 @@ class SelfSupervised(L.LightningModule):
         return torch.stack(features), torch.stack(embeddings)
 
     def log_terms(self, terms: dict[str, Tensor], student: Tensor, batch_idx: int) -> None:
-        """Log every `log_every` optimizer steps."""
+        """Log every `log_every` optimizer steps, straight to the loggers.
+
+        `self.log` would repeat the last value in the row of every step until the epoch ends.
+        """
         step = self.trainer.global_step
         first_of_step = batch_idx % self.trainer.accumulate_grad_batches == 0
         if step % self.log_every or not first_of_step:
             return
         z = student[0].detach()
-        self.log("loss/total", terms["loss"].detach(), prog_bar=True)
-        self.log_dict(
-            {
-                **{f"loss/{name}": v.detach() for name, v in terms.items() if name != "loss"},
-                "geometry/batch/sigma": geometry.sigma(z),
-                "geometry/batch/mean_cosine": geometry.mean_cosine(z),
-                "optim/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-                "optim/momentum": self.teacher.momentum(step, self.total_steps),
-            }
-        )
+        names = {"loss": "total"}
+        values = {
+            **{f"loss/{names.get(k, k)}": float(v.detach()) for k, v in terms.items()},
+            "geometry/batch/sigma": geometry.sigma(z),
+            "geometry/batch/mean_cosine": geometry.mean_cosine(z),
+            "optim/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "optim/momentum": self.teacher.momentum(step, self.total_steps),
+        }
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **values}, step)
+        self.log_dict(values, logger=False)  # what the progress bar reads
 
     def configure_optimizers(self) -> Any:
         """AdamW, SGD or LARS with warm-up and cosine per optimizer step.

@@ -93,7 +93,8 @@ def questions(data: DataModule, concepts: Mapping[str, Any] | None, seed: int = 
             )
         chosen = {"one_vs_rest": True} if concepts is None else dict(concepts)
         named = parse_concepts(chosen, data.classes)
-    names = (*(["lobed"] if own else []), *named)
+    # A slash separates the parts of a metric's name: the class T-shirt/top becomes T-shirt-top.
+    names = (*(["lobed"] if own else []), *(name.replace("/", "-") for name in named))
     columns: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in SPLITS}
     for number, (split, images) in enumerate(splits.items()):
         if images.concept is not None and images.eta is not None:

@@ -120,8 +120,10 @@ def band_table(
 
     The columns are those of `BAND_COLUMNS` that any row has; metrics.json holds the others.
     """
-    keys = {key for key in final if key.startswith("band/")}
-    owners = dict.fromkeys(tuple(key.split("/")[1:3]) for key in keys if key.count("/") > 2)
+    keys = [key for key in final if key.startswith("band/")]
+    found = dict.fromkeys(tuple(key.split("/")[1:3]) for key in keys if key.count("/") > 2)
+    concepts = list(dict.fromkeys(concept for concept, _ in found))
+    owners = sorted(found, key=lambda owner: concepts.index(owner[0]))
     used: set[str] = set()
     table = {
         " · ".join(owner): {
@@ -131,7 +133,7 @@ def band_table(
         for owner in owners
     }
     shown = [h for h in BAND_COLUMNS.values() if any(row[h] for row in table.values())]
-    return shown, [(name, [row[h] for h in shown]) for name, row in table.items()], keys
+    return shown, [(name, [row[h] for h in shown]) for name, row in table.items()], set(keys)
 
 
 def sections(curves: dict[str, Curve]) -> list[tuple[str, str, list[Panel]]]:
