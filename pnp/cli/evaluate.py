@@ -28,6 +28,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     from pnp.cli import judge, rundir
     from pnp.cli.build import build, plain
 
+    facts: dict[str, Any] = rundir.facts()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
     given = [key for key in ("run", "ckpt", "backbone") if config[key]]
     if len(given) != 1:
@@ -51,7 +52,8 @@ def evaluate(cfg: Any) -> dict[str, float]:
         metrics |= {f"{name}/{key}": value for key, value in found.items()}
     if not (folder / "config.yaml").exists():
         rundir.save_config(folder, config)
-    facts = rundir.facts(started, time.time()) | {"splits": setting.data.split_record()}
+    facts["evaluation_seconds"] = round(time.time() - started, 1)
+    facts["splits"] = setting.data.split_record()
     old = folder / "run.json"
     if old.exists():  # the training's own facts stay
         import json

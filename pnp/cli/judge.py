@@ -1,6 +1,5 @@
 """Judge frozen networks: features, probes, geometry, bands, pictures, and the files they fill."""
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -230,11 +229,3 @@ def _say(metrics: Mapping[str, float]) -> None:
     oracle = [v for k, v in metrics.items() if k.endswith("/oracle/width")]
     if oracle:
         print(f"irreducible band (oracle): {oracle[0]:.4f}")
-
-
-def timed(started: float, fitted: float) -> dict[str, float]:
-    """Seconds of training and evaluation for `run.json`."""
-    return {
-        "training_seconds": round(fitted - started, 1),
-        "evaluation_seconds": round(time.time() - fitted, 1),
-    }

@@ -148,8 +148,8 @@ def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[st
     return checkpoint
 
 
-def facts(started: float, now: float) -> dict[str, Any]:
-    """What a reader needs to repeat the run: command, machine, versions, commit, time."""
+def facts() -> dict[str, Any]:
+    """What a reader needs to repeat the run; ask at its start, when the code is what it runs."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -157,7 +157,6 @@ def facts(started: float, now: float) -> dict[str, Any]:
         "command": " ".join(["pnp-train", *sys.argv[1:]])
         if "pnp-train" in sys.argv[0]
         else "train(cfg)",
-        "seconds": round(now - started, 1),
         "commit": commit(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}" + (f", {gpu}" if gpu else ""),
         "python": platform.python_version(),

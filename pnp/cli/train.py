@@ -34,6 +34,7 @@ def train(cfg: Any) -> dict[str, float]:
     from pnp.cli import rundir
     from pnp.cli.build import plain
 
+    facts = rundir.facts()
     folder = rundir.run_directory(cfg)
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
     config["choices"] = rundir.choices()
@@ -66,7 +67,8 @@ def train(cfg: Any) -> dict[str, float]:
     fitted = time.time()
     if not trainer.is_global_zero:
         return {}
-    return finish(folder, config, trainer, module, initial, data, (started, fitted))
+    facts["training_seconds"] = round(fitted - started, 1)
+    return finish(folder, config, trainer, module, initial, data, facts)
 
 
 def finish(
@@ -76,12 +78,13 @@ def finish(
     module: "SelfSupervised",
     initial: Any,
     data: "DataModule",
-    clock: tuple[float, float],
+    facts: dict[str, Any],
 ) -> dict[str, float]:
     """Judge the trained networks and write what a run leaves behind."""
-    from pnp.cli import judge, rundir
+    from pnp.cli import judge
     from pnp.cli.build import build
 
+    started = time.time()
     protocol = build(config["evaluation"], "evaluation")
     setting = judge.Setting(
         data,
@@ -94,11 +97,8 @@ def finish(
     )
     networks = {"student": module.student, "teacher": module.teacher.network}
     metrics = judge.judge(folder, networks, judge.references(protocol, initial), setting, protocol)
-    facts = {
-        **rundir.facts(clock[0], time.time()),
-        **judge.timed(*clock),
-        "splits": data.split_record(),
-    }
+    facts["evaluation_seconds"] = round(time.time() - started, 1)
+    facts["splits"] = data.split_record()
     judge.write(folder, metrics, facts)
     return metrics
 
