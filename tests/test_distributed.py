@@ -1,8 +1,5 @@
 """Two processes equal one on the same global batch, proven by gradients."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -34,10 +31,11 @@ def images() -> torch.Tensor:
     return torch.randn(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def worker(index: int, port: int, kernel: str, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def worker(index: int, kernel: str, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=index, world_size=2)
+    # A file, not a port: another process can take a free port before we do.
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=index, world_size=2)
     assert (rank(), world_size()) == (index, 2)
     net = nn.parallel.DistributedDataParallel(network())
     loss = step(net, images()[:, 6 * index : 6 * index + 6], kernel)
@@ -45,15 +43,13 @@ def worker(index: int, port: int, kernel: str, folder: str) -> None:
     dist.all_reduce(mean)
     grads = [p.grad for p in net.parameters()]
     torch.save((float(mean) / 2, grads), f"{folder}/{index}.pt")
+    dist.barrier()  # nobody leaves while the other still talks
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("kernel", ["hinge", "gaussian"])
 def test_two_processes_give_the_loss_and_gradient_of_one_on_the_global_batch(tmp_path, kernel):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, kernel, str(tmp_path)), nprocs=2)
+    mp.spawn(worker, (kernel, str(tmp_path)), nprocs=2)
     net = network()
     expected = step(net, images(), kernel)
     for index in range(2):

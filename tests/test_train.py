@@ -129,7 +129,7 @@ def test_a_checkpoint_of_another_config_names_the_keys_that_differ(compose, tmp_
     stop_at(2)
     with pytest.raises(Interrupted):
         train(compose())
-    with pytest.raises(UserError, match=r"optim\.lr: 0\.002 -> 0\.1"):
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.004 -> 0\.1"):
         train(compose(f"run_dir={tmp_path / 'new'}", f"resume={tmp_path / 'run'}", "optim.lr=0.1"))
 
 
