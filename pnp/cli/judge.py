@@ -64,7 +64,7 @@ def judge(
     metrics: dict[str, float] = {}
     answers: dict[str, dict[str, bands.Answer]] = {}
     shown: dict[str, Tensor] = {}
-    for name, network, features, embeddings in _features(networks, references, setting, protocol):
+    for name, features, embeddings in _features(networks, references, setting, protocol):
         space = Space.of(features["train"])
         rotated = {part: space(values) for part, values in features.items()}
         for key, value in probe(features, rotated, space, data, protocol).items():
@@ -83,7 +83,6 @@ def judge(
                 rotated, space, asked, protocol.budgets, labels, protocol.l2
             )
         shown[name] = features[where]
-        del network
     main = next(name for name in ("teacher", *networks) if name in networks)
     captions = _draw(folder / "figures", shown[main], setting, protocol)
     if answers and answers[main]:
@@ -116,7 +115,7 @@ def _features(
     setting: Setting,
     protocol: Protocol,
 ) -> Any:
-    """(name, network, features by split, embeddings by split or None), with a progress bar."""
+    """(name, features by split, embeddings by split or None), with a progress bar."""
     images = sum(len(setting.data.splits[name]) for name in protocol.splits)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True) as bar:
@@ -141,7 +140,7 @@ def _features(
                 advance=lambda done, task=task: bar.advance(task, done),
             )
             bar.update(task, description=f"{name}: probes and bands", total=None)
-            yield name, network, outputs[0], outputs[1] if both else None
+            yield name, outputs[0], outputs[1] if both else None
             bar.remove_task(task)
 
 
