@@ -1,10 +1,11 @@
 """The only file that knows torch.distributed: one process is the identity everywhere."""
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def _active() -> bool:
@@ -53,3 +54,37 @@ def gather(z: Tensor, dim: int = 0) -> Tensor:
         The global tensor, equal on all ranks; `z` itself when there is one process.
     """
     return z if world_size() == 1 else _Gather.apply(z, dim)  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def average_gradients(module: nn.Module) -> None:
+    """Replace every gradient of `module` by its mean over ranks, in one reduction per dtype.
+
+    What DistributedDataParallel does after each backward, for a step of several backwards. Nothing
+    happens with one process.
+    """
+    if world_size() == 1:
+        return
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    for dtype in {g.dtype for g in grads}:
+        some = [g for g in grads if g.dtype == dtype]
+        flat = torch.cat([g.flatten() for g in some])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for grad, mean in zip(some, flat.split([g.numel() for g in some]), strict=True):
+            grad.copy_(mean.view_as(grad))
+
+
+def told_by_rank_0(key: str, value: str) -> str:
+    """Rank 0's `value`, before a process group exists, through the store that torchrun keeps.
+
+    Args:
+        key: names the question; ask each once per process.
+        value: this rank's own answer, which counts on rank 0 only.
+    """
+    env = os.environ
+    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+    name = f"pnp/{env.get('TORCHELASTIC_RESTART_COUNT', '0')}/{key}"
+    if env["RANK"] == "0":
+        store.set(name, value)
+    return store.get(name).decode()

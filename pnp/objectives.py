@@ -67,7 +67,10 @@ class PNP(nn.Module):
         )
 
     def forward(
-        self, student: Float[Tensor, "v n d"], teacher: Float[Tensor, "w n d"]
+        self,
+        student: Float[Tensor, "v n d"],
+        teacher: Float[Tensor, "w n d"],
+        epoch: float = 0.0,
     ) -> dict[str, Tensor]:
         """The weighted sum as `"loss"`, and every computed raw (unweighted) term by name.
 

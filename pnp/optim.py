@@ -56,7 +56,13 @@ class Optim:
         return self.lr * global_batch / 256
 
     def build(
-        self, module: nn.Module, *, global_batch: int, total_steps: int, steps_per_epoch: float
+        self,
+        module: nn.Module,
+        *,
+        global_batch: int,
+        total_steps: int,
+        steps_per_epoch: float,
+        constant: nn.Module | None = None,
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
         """The optimizer over `module`'s trained parameters and its per-step schedule.
 
@@ -65,12 +71,18 @@ class Optim:
             global_batch: images per optimizer step over all ranks and micro-batches.
             total_steps: optimizer steps of the whole run.
             steps_per_epoch: optimizer steps per epoch, for the warm-up.
+            constant: a part of `module` whose lr stays at the peak (SimSiam's predictor).
         """
         lr = self.effective_lr(global_batch)
+        steady = set(constant.parameters()) if constant is not None else set[nn.Parameter]()
         trained = [p for p in module.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [p for p in trained if (p.ndim > 1) == matrix and (p in steady) == still],
+                "weight_decay": self.weight_decay if matrix else 0.0,
+            }
+            for still in ([False, True] if steady else [False])
+            for matrix in (True, False)
         ]
         if self.name == "adamw":
             optimizer = torch.optim.AdamW(
@@ -86,7 +98,11 @@ class Optim:
             optimizer = Lars(groups, lr=lr, momentum=self.momentum)  # pyright: ignore[reportArgumentType]
         # Warm-up never takes more than a tenth of a short run.
         warmup = min(round(self.warmup_epochs * steps_per_epoch), total_steps // 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, total_steps, warmup, self.final_lr)
-        )
+
+        def scheduled(step: int) -> float:
+            return warmup_cosine(step, total_steps, warmup, self.final_lr)
+
+        # The groups of `constant` come last.
+        factors = [scheduled, scheduled, lambda _: 1.0, lambda _: 1.0][: len(groups)]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return optimizer, schedule

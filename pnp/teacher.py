@@ -20,17 +20,22 @@ class EMATeacher(nn.Module):
     Args:
         student: the network to copy.
         momentum: m at step 0.
+        without: a submodule that only the student has (a predictor).
 
     Raises:
         UserError: a momentum outside [0, 1].
     """
 
-    def __init__(self, student: nn.Module, momentum: float = 0.99) -> None:
+    def __init__(
+        self, student: nn.Module, momentum: float = 0.99, without: str | None = None
+    ) -> None:
         super().__init__()
         if not 0 <= momentum <= 1:
             raise UserError(f"teacher.momentum={momentum} must lie in [0, 1].")
         self.base = momentum
         self.network = deepcopy(student).requires_grad_(False)
+        if without:
+            setattr(self.network, without, None)
 
     def momentum(self, step: int, total: int) -> float:
         """Momentum m for the `step`-th optimizer step (from 0) of `total`."""
@@ -45,11 +50,12 @@ class EMATeacher(nn.Module):
     def update(self, student: nn.Module, step: int, total: int) -> float:
         """Move once towards `student`; returns the momentum used."""
         momentum = self.momentum(step, total)
+        theirs = dict(student.named_parameters())
+        mine = dict(self.network.named_parameters())
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # one fused call: a Python loop over parameters costs milliseconds
-            list(self.network.parameters()),
-            [p.detach() for p in student.parameters()],
-            1.0 - momentum,
+            list(mine.values()), [theirs[name].detach() for name in mine], 1.0 - momentum
         )
-        for mine, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        buffers = dict(student.named_buffers())
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(buffers[name])
         return momentum

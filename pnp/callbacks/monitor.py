@@ -82,11 +82,10 @@ class Monitor(L.Callback):
         assert isinstance(pl_module, SelfSupervised)
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        for name, network in (
-            ("student", pl_module.student),
-            ("teacher", pl_module.teacher.network),
-        ):
-            measures, knn, dims = self.measure(trainer, pl_module, network)
+        for name, network in pl_module.networks.items():
+            # One rank looks and tells the others: all must agree on which checkpoint is best.
+            found = self.measure(trainer, pl_module, network) if trainer.is_global_zero else None
+            measures, knn, dims = trainer.strategy.broadcast(found)
             for key, value in measures.items():
                 pl_module.log(f"geometry/{name}/{key}", value)
             if knn is not None:

@@ -11,7 +11,8 @@ SHOWN = {
     "loss/total": "loss",
     "geometry/batch/sigma": "σ√D",
     "geometry/batch/mean_cosine": "cos",
-    "probe/teacher/knn": "kNN",
+    "probe/student/knn": "kNN",
+    "probe/teacher/knn": "kNN",  # where there is one, it is the one to watch
 }
 
 

@@ -78,8 +78,7 @@ def _from_run(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Setting
     data, module, initial = parts(trained)
     module.load_state_dict(checkpoint["state_dict"])
     setting = _setting(config, data, module.views, module.memory_format)
-    networks = {"student": module.student, "teacher": module.teacher.network}
-    return networks, judge.references(protocol, initial), setting
+    return module.networks, judge.references(protocol, initial), setting
 
 
 def _from_backbone(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Setting"]:

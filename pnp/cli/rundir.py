@@ -40,6 +40,17 @@ def run_directory(cfg: Any) -> Path:
     return path
 
 
+def in_multirun() -> bool:
+    """Whether Hydra runs this job as one of `-m`, in the process that runs all of them."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return False
+    config = HydraConfig.get()
+    launcher = str(config.launcher.get("_target_", ""))
+    return config.mode is not None and config.mode.name == "MULTIRUN" and "submitit" not in launcher
+
+
 def choices() -> dict[str, str]:
     """The option chosen in each config group, where Hydra runs us."""
     from hydra.core.hydra_config import HydraConfig

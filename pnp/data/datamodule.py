@@ -15,6 +15,7 @@ from pnp.data.files import FolderImages, cores, load, readable
 from pnp.data.imageset import ImageSet, concatenate, resize
 from pnp.data.loader import Loader, batches_per_epoch
 from pnp.data.splits import amount, carve, permutation
+from pnp.distributed import world_size
 from pnp.errors import UserError
 
 SPLITS = ("train", "validation", "calibration", "test")
@@ -120,6 +121,7 @@ class DataModule(L.LightningDataModule):
         self._size, self._max_images, self._num_workers = size, max_images, num_workers
         self._skip_corrupt = on_corrupt == "skip"
         self._n_train, self._k, self._c = n_train, concept_k, concept_c
+        self.global_batch: int | None = None  # images the objective sees, over all processes
         self._splits: dict[str, ImageSet] | None = None
         self._pretrain: ImageSet | None = None
 
@@ -227,7 +229,7 @@ class DataModule(L.LightningDataModule):
         streams = isinstance(self.pretrain.images, FolderImages)
         return Loader(
             self.pretrain,
-            self.batch_size,
+            self.loader_batch,
             seed=self.order_seed,
             device="cpu" if trainer is None else trainer.strategy.root_device,
             resident=self._fits(self.splits.values()),
@@ -238,7 +240,24 @@ class DataModule(L.LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch on every process."""
-        return batches_per_epoch(len(self.pretrain), self.batch_size)
+        return batches_per_epoch(len(self.pretrain), self.loader_batch)
+
+    @property
+    def loader_batch(self) -> int:
+        """Images per batch and process: `batch_size`, or this process's share of `global_batch`.
+
+        Raises:
+            UserError: the share is not a whole number of `batch_size`.
+        """
+        if self.global_batch is None:
+            return self.batch_size
+        step = self.batch_size * world_size()
+        if self.global_batch < step or self.global_batch % step:
+            raise UserError(
+                f"objective.global_batch={self.global_batch} must be a multiple of "
+                f"data.batch_size={self.batch_size} times {world_size()} process(es)."
+            )
+        return self.global_batch // world_size()
 
     def _processed(self) -> int:
         assert self.trainer is not None

@@ -39,6 +39,14 @@ class Batch:
             index=self.index.to(device, non_blocking=True),
         )
 
+    def split(self, size: int) -> list["Batch"]:
+        """Consecutive pieces of at most `size` images."""
+        cuts = [slice(i, i + size) for i in range(0, len(self.images), size)]
+        return [
+            Batch(self.images[c], None if self.labels is None else self.labels[c], self.index[c])
+            for c in cuts
+        ]
+
 
 def batches_per_epoch(count: int, batch_size: int) -> int:
     """Full batches per epoch and rank: count // (batch_size · world size), the rest is dropped.

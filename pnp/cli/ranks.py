@@ -1,0 +1,103 @@
+"""Several processes of one run: who started them, and one run directory for all."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pnp.errors import UserError
+
+
+def started_outside(env: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """(rank, processes) as torchrun or srun started us; (0, 1) if neither did.
+
+    >>> started_outside({"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "pnp"})
+    (3, 8)
+    >>> started_outside({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_NAME": "bash"})
+    (0, 1)
+    """
+    if "TORCHELASTIC_RUN_ID" in env:
+        return int(env["RANK"]), int(env["WORLD_SIZE"])
+    # A shell inside an allocation has the variables too, but is alone.
+    if "SLURM_PROCID" in env and env.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return int(env["SLURM_PROCID"]), int(env.get("SLURM_NTASKS", "1"))
+    return 0, 1
+
+
+def check(trainer: Mapping[str, object], multirun: bool) -> None:
+    """Refuse what would hang or train the wrong thing.
+
+    Args:
+        trainer: the config's section.
+        multirun: whether this is one job of `-m` in the process that runs all of them.
+
+    Raises:
+        UserError: several processes inside a multirun, or not as many as the trainer expects.
+    """
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    _, world = started_outside()
+    several = world > 1 or (isinstance(devices, int) and devices > 1)
+    if multirun and several:
+        raise UserError(
+            f"trainer.devices={devices} inside a multirun: the processes of a job would run the "
+            "whole sweep again. Start one pnp-train per job (a shell loop, or "
+            "hydra/launcher=submitit_slurm, where each job has its own processes), or sweep with "
+            "trainer.devices=1."
+        )
+    if (
+        world > 1
+        and isinstance(devices, int)
+        and isinstance(nodes, int)
+        and devices * nodes != world
+    ):
+        raise UserError(
+            f"{world} processes were started, but trainer.devices={devices} × "
+            f"trainer.num_nodes={nodes} expects {devices * nodes}. Add trainer=ddp and the two "
+            "numbers that multiply to it."
+        )
+
+
+def agreed(folder: Path, patience: float = 60.0) -> Path:
+    """The run directory of rank 0, for every process that torchrun or srun started.
+
+    Each of them has resolved `${now:…}` by itself, up to a second apart.
+
+    Raises:
+        UserError: rank 0 did not say within `patience` seconds.
+    """
+    rank, world = started_outside()
+    if world == 1:
+        return folder
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from pnp.distributed import told_by_rank_0
+
+        chosen = Path(told_by_rank_0("run_dir", str(folder)))
+    else:
+        chosen = _through_a_file(folder, rank, patience)
+    if rank and chosen.resolve() != folder.resolve():
+        for name in ("checkpoints", "figures", ""):
+            path = folder / name
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+    return chosen
+
+
+def _through_a_file(folder: Path, rank: int, patience: float) -> Path:
+    """Rank 0 leaves its choice beside the run directories, under the name of this job step."""
+    keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    name = "-".join(os.environ.get(key, "0") for key in keys)
+    note = folder.parent / f".run-{name}"
+    if rank == 0:
+        partial = note.with_suffix(".part")
+        partial.write_text(str(folder))
+        partial.replace(note)
+        return folder
+    deadline = time.monotonic() + patience
+    while not note.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"rank {rank} waited {patience:.0f} s for rank 0 to write {note}. Do all nodes see "
+                "the same folder? Set run_dir=PATH on a shared file system."
+            )
+        time.sleep(0.05)
+    return Path(note.read_text())
