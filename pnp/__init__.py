@@ -3,4 +3,27 @@
 Importing this package is light: torch comes with the modules that need it.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pnp.encoder import Encoder
+
 __version__ = "0.1.0"
+
+
+def load(path: Any) -> "Encoder":
+    """Load a network that `pnp-export` wrote: `features = pnp.load(path)(images)`.
+
+    It comes in evaluation mode and without gradients; `net.requires_grad_(True).train()` is for
+    those who fine-tune. It takes images (N, C, S, S), uint8 or floats in [0, 1], normalises them
+    itself, and gives float32 features (N, `net.dim`).
+
+    Args:
+        path: the folder, or `hub:USER/NAME` for one on the Hugging Face Hub.
+
+    Raises:
+        pnp.errors.UserError: not an export, or a damaged one.
+    """
+    from pnp import encoder
+
+    return encoder.load(path)
