@@ -1,6 +1,8 @@
 """Several processes of one run: who started them, and one run directory for all."""
 
 import os
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,3 +103,22 @@ def _through_a_file(folder: Path, rank: int, patience: float) -> Path:
             )
         time.sleep(0.05)
     return Path(note.read_text())
+
+
+def end_with_parent(period: float = 5.0) -> None:
+    """In a process that rank 0 started: end when rank 0 is gone, instead of waiting for it forever.
+
+    Rank 0 ends the others when one of them dies; torchrun and srun look after their processes
+    themselves.
+    """
+    parent = os.getppid()
+    if started_outside()[1] > 1 or os.environ.get("LOCAL_RANK", "0") == "0":
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(period)
+        print(f"rank 0 (process {parent}) is gone: this process ends too.", file=sys.stderr)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

@@ -1,0 +1,100 @@
+"""Peak memory and time of one training step against the global batch, in micro-batches and whole.
+
+Each row is a process of its own, so that one row's peak is not the next one's; the peak is that of
+the resident set (`ru_maxrss`) above what it was before the first step. Rows are interleaved.
+
+    python benchmarks/micro_batches.py [--repeat 3] [--micro 256] [--most 8192]
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+
+def one_step(count: int, micro: int | None) -> dict[str, float]:
+    """Seconds and extra peak memory (MiB) of one step of the default network on `count` images."""
+    import torch
+
+    from pnp.backbones import backbone
+    from pnp.data import Batch
+    from pnp.heads import projector
+    from pnp.method import SelfSupervised
+    from pnp.objectives import PNP
+    from pnp.views import Views
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = backbone("small_cnn", in_channels=3, image_size=32, width=24, depth=4, pool=2)
+    views = Views(32, scale=(0.3, 1.0), mean=[0.5] * 3, std=[0.25] * 3)
+    module = SelfSupervised(
+        net,
+        projector(net.dim),
+        PNP(),
+        views,
+        micro_batch=micro,
+        log_every=1000,
+        channels_last=True,
+    )
+    module.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
+        global_step=1,
+        current_epoch=0,
+        world_size=1,
+        accumulate_grad_batches=1,
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+    )
+
+    def step(images: torch.Tensor) -> None:
+        batch = Batch(images, None, torch.arange(len(images)))
+        module.backward(module.training_step(batch, 0)["loss"])
+        module.zero_grad()
+
+    step(torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8))  # warm-up: lazy imports, kernels
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    step(images)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "mib": (peak - before) / 1024}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3, help="processes per row (default 3)")
+    parser.add_argument("--micro", type=int, default=256, help="micro-batch (default 256)")
+    parser.add_argument("--most", type=int, default=8192, help="largest batch in micro-batches")
+    parser.add_argument("--whole", type=int, default=2048, help="largest batch taken whole")
+    parser.add_argument("--row", nargs=2, type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        count, micro = options.row
+        print(json.dumps(one_step(count, micro or None)))
+        return
+    counts = [256 * 2**i for i in range(20) if 256 * 2**i <= options.most]
+    rows = [(n, options.micro) for n in counts] + [(n, 0) for n in counts if n <= options.whole]
+    found: dict[tuple[int, int], list[dict[str, float]]] = {row: [] for row in rows}
+    for turn in range(options.repeat):
+        for row in rows:
+            print(f"\rround {turn + 1}/{options.repeat}: {row}      ", end="", file=sys.stderr)
+            command = [sys.executable, __file__, "--row", *map(str, row)]
+            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found[row].append(json.loads(out))
+    print(file=sys.stderr)
+    print("| global batch | micro-batch | extra peak MiB | ms per image | range |")
+    print("|---|---|---|---|---|")
+    for (count, micro), runs in found.items():
+        mib = statistics.median(run["mib"] for run in runs)
+        per_image = sorted(1000 * run["seconds"] / count for run in runs)
+        middle, spread = statistics.median(per_image), f"{per_image[0]:.2f}–{per_image[-1]:.2f}"
+        print(f"| {count} | {micro or 'whole'} | {mib:.0f} | {middle:.2f} | {spread} |")
+
+
+if __name__ == "__main__":
+    main()
