@@ -70,9 +70,10 @@ def average_gradients(module: nn.Module) -> None:
         some = [g for g in grads if g.dtype == dtype]
         flat = torch.cat([g.flatten() for g in some])
         dist.all_reduce(flat)
-        flat /= world_size()
-        for grad, mean in zip(some, flat.split([g.numel() for g in some]), strict=True):
-            grad.copy_(mean.view_as(grad))
+        start = 0
+        for grad in some:
+            grad.copy_(flat[start : start + grad.numel()].view_as(grad) / world_size())
+            start += grad.numel()
 
 
 def told_by_rank_0(key: str, value: str) -> str:
@@ -83,7 +84,9 @@ def told_by_rank_0(key: str, value: str) -> str:
         value: this rank's own answer, which counts on rank 0 only.
     """
     env = os.environ
-    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False
+    )
     name = f"pnp/{env.get('TORCHELASTIC_RESTART_COUNT', '0')}/{key}"
     if env["RANK"] == "0":
         store.set(name, value)

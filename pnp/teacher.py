@@ -1,7 +1,7 @@
 """The EMA teacher: a copy of the student that moves once per optimizer step."""
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from pnp.errors import UserError
 from pnp.schedules import cosine
 
+Net = TypeVar("Net", bound=nn.Module)
 
-class EMATeacher(nn.Module):
+
+class EMATeacher(nn.Module, Generic[Net]):
     """Exponential moving average of a student network: `t ← m·t + (1 − m)·s`.
 
     The momentum m follows a cosine from `momentum` at step 0 to 1 at the end of training. Integer
@@ -26,14 +28,12 @@ class EMATeacher(nn.Module):
         UserError: a momentum outside [0, 1].
     """
 
-    def __init__(
-        self, student: nn.Module, momentum: float = 0.99, without: str | None = None
-    ) -> None:
+    def __init__(self, student: Net, momentum: float = 0.99, without: str | None = None) -> None:
         super().__init__()
         if not 0 <= momentum <= 1:
             raise UserError(f"teacher.momentum={momentum} must lie in [0, 1].")
         self.base = momentum
-        self.network = deepcopy(student).requires_grad_(False)
+        self.network: Net = deepcopy(student).requires_grad_(False)
         if without:
             setattr(self.network, without, None)
 

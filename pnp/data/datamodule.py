@@ -1,10 +1,10 @@
 """One DataModule over one table of data sets: options in, disjoint splits and batches out."""
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,6 +14,7 @@ from pnp.data import ambiguous, datasets, folder
 from pnp.data.files import FolderImages, cores, load, readable
 from pnp.data.imageset import ImageSet, concatenate, resize
 from pnp.data.loader import Loader, batches_per_epoch
+from pnp.data.options import at_least, one_of
 from pnp.data.splits import amount, carve, permutation
 from pnp.distributed import world_size
 from pnp.errors import UserError
@@ -26,7 +27,7 @@ DATASETS: dict[str, Callable[["DataModule"], dict[str, ImageSet]]] = {
     "cifar10": lambda d: datasets.cifar10(d.root),
     "cifar100": lambda d: datasets.cifar100(d.root),
     "stl10": lambda d: datasets.stl10(d.root, unlabeled="unlabeled" in d.pretrain_on),
-    "image_folder": lambda d: folder.parts(d.root, d._folder_size(), labelled=d.labels == "auto"),
+    "image_folder": lambda d: d._folder(),
 }
 # Images that the normalisation constants are computed from, at most; files are dearer to read.
 SAMPLE, SAMPLE_FILES = 10_000, 1_000
@@ -57,6 +58,8 @@ class DataModule(L.LightningDataModule):
         resident: keep decoded images in memory on the training device; "auto" if they fit.
         resident_limit_gb: what fits means, for all splits together, in 10⁹ bytes.
         num_workers: processes that decode files that are not resident; None: by the cores.
+        cache: convert a folder of images once into a memory-mapped array and read that.
+        cache_dir: where such arrays are kept; None means `.pnp-cache` in `root`.
         on_corrupt: "error" stops at an unreadable file, "skip" leaves it out and names it.
         n_train: images to draw for training (`ambiguous` only).
         concept_k: steepness of η(u) (`ambiguous` only).
@@ -84,16 +87,18 @@ class DataModule(L.LightningDataModule):
         resident: str | bool = "auto",
         resident_limit_gb: float = 4.0,
         num_workers: int | None = None,
+        cache: bool = False,
+        cache_dir: str | None = None,
         on_corrupt: str = "error",
         n_train: int = 30_000,
         concept_k: float = 20.0,
         concept_c: float = 0.5,
     ) -> None:
         super().__init__()
-        _one_of("dataset", dataset, DATASETS)
-        _one_of("labels", labels, ("auto", "none"))
-        _one_of("resident", resident, ("auto", True, False))
-        _one_of("on_corrupt", on_corrupt, ("error", "skip"))
+        one_of("dataset", dataset, DATASETS)
+        one_of("labels", labels, ("auto", "none"))
+        one_of("resident", resident, ("auto", True, False))
+        one_of("on_corrupt", on_corrupt, ("error", "skip"))
         pretrain_on = (pretrain_on,) if isinstance(pretrain_on, str) else tuple(pretrain_on)
         if not pretrain_on:
             raise UserError("data.pretrain_on is empty: name at least one split, e.g. [train].")
@@ -104,14 +109,14 @@ class DataModule(L.LightningDataModule):
                     f"data.pretrain_on names {split}: what is reported on {split} would then hold "
                     f"for no unseen image. Choose from {', '.join(known)}."
                 )
-            _one_of("pretrain_on", split, known)
-        _at_least("size", size, 1)
-        _at_least("batch_size", batch_size, 2)
-        _at_least("seed", seed, 0)
-        _at_least("order_seed", order_seed, 0)
-        _at_least("max_images", max_images, 1)
-        _at_least("num_workers", num_workers, 0)
-        _at_least("n_train", n_train, 2)
+            one_of("pretrain_on", split, known)
+        at_least("size", size, 1)
+        at_least("batch_size", batch_size, 2)
+        at_least("seed", seed, 0)
+        at_least("order_seed", order_seed, 0)
+        at_least("max_images", max_images, 1)
+        at_least("num_workers", num_workers, 0)
+        at_least("n_train", n_train, 2)
         if not concept_k > 0:
             raise UserError(f"data.concept_k={concept_k}: give a number above 0.")
         self.dataset, self.root, self.labels, self.pretrain_on = dataset, root, labels, pretrain_on
@@ -120,6 +125,7 @@ class DataModule(L.LightningDataModule):
         self._asked = {"validation": validation, "calibration": calibration, "test": test}
         self._size, self._max_images, self._num_workers = size, max_images, num_workers
         self._skip_corrupt = on_corrupt == "skip"
+        self._cache, self._cache_dir = cache, cache_dir
         self._n_train, self._k, self._c = n_train, concept_k, concept_c
         self.global_batch: int | None = None  # images the objective sees, over all processes
         self._splits: dict[str, ImageSet] | None = None
@@ -329,6 +335,9 @@ class DataModule(L.LightningDataModule):
         if isinstance(split.images, Tensor):
             size = self._size
             return split if size is None else replace(split, images=resize(split.images, size))
+        if split.images.array is not None:
+            everything = torch.arange(len(split))
+            return replace(split, images=split.images.batch(everything)) if fits else split
         title = f"Reading {split.name}"
         if fits:
             pixels, kept = load(split.images, skip_corrupt=self._skip_corrupt, title=title)
@@ -343,26 +352,19 @@ class DataModule(L.LightningDataModule):
             return self.resident
         return sum(split.nbytes for split in splits) <= self.resident_limit_gb * 1e9
 
-    def _folder_size(self) -> int:
+    def _folder(self) -> dict[str, ImageSet]:
         if self._size is None:
             raise UserError(
                 "data.size is not set: images in a folder come in any size, data.size=64 resizes "
                 "and crops them to 64 × 64 pixels."
             )
-        return self._size
-
-
-def _one_of(name: str, value: object, known: Iterable[object]) -> None:
-    names = list(known)
-    if value not in names:
-        near = difflib.get_close_matches(str(value), [str(k) for k in names], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        choices = ", ".join(str(k) for k in names)
-        raise UserError(f"data.{name}={value} is unknown; choose from {choices}.{hint}")
-
-
-def _at_least(name: str, value: object, least: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or cast(int, value) < least:
-        raise UserError(f"data.{name}={value!r}: give a whole number, at least {least}.")
+        where = self._cache_dir or (
+            Path(self.root).expanduser() / ".pnp-cache" if self.root else ""
+        )
+        return folder.parts(
+            self.root,
+            self._size,
+            labelled=self.labels == "auto",
+            cache=where if self._cache else None,
+            skip_corrupt=self._skip_corrupt,
+        )

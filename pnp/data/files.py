@@ -37,18 +37,27 @@ class FolderImages:
         root: the folder that the names are relative to.
         names: of the files, with forward slashes.
         size: side in pixels of the decoded square.
+        array: memory-mapped array that holds them decoded; see `pnp.data.cache`.
+        rows: of the images in `array`.
     """
 
     root: Path
     names: tuple[str, ...]
     size: int
+    array: Path | None = None
+    rows: Int64[Tensor, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def subset(self, index: Int64[Tensor, "b"]) -> "FolderImages":
         """The files of these numbers, in this order."""
-        return replace(self, names=tuple(self.names[i] for i in index.tolist()))
+        rows = None if self.rows is None else self.rows[index]
+        return replace(self, names=tuple(self.names[i] for i in index.tolist()), rows=rows)
+
+    def in_array(self, array: Path, kept: Int64[Tensor, "k"]) -> "FolderImages":
+        """The images of these numbers, which are the rows of a memory-mapped array."""
+        return replace(self.subset(kept), array=array, rows=kept)
 
     def batch(self, index: Int64[Tensor, "b"]) -> UInt8[Tensor, "b 3 s s"]:
         """Decode the files of these numbers.
@@ -56,9 +65,13 @@ class FolderImages:
         Raises:
             UserError: a file that cannot be decoded; it is named.
         """
+        if self.array is not None and self.rows is not None:
+            from pnp.data.cache import read
+
+            return read(self.array, self.size, self.rows[index])
         chosen = self.subset(index)
         images = torch.empty(len(chosen), 3, self.size, self.size, dtype=torch.uint8)
-        for i, result in enumerate(_each(chosen.paths(), self.decode)):
+        for i, result in enumerate(decode_each(chosen.paths(), self.decode)):
             images[i] = torch.from_numpy(_good(chosen.root / chosen.names[i], result))
         return images
 
@@ -138,7 +151,7 @@ def _walk(
         task = bar.add_task(title, total=len(paths))
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            for i, result in enumerate(_each(chunk, decode)):
+            for i, result in enumerate(decode_each(chunk, decode)):
                 if isinstance(result, np.ndarray):
                     good(start + i, result)
                 elif skip_corrupt:
@@ -147,13 +160,27 @@ def _walk(
                     _good(chunk[i], result)
             bar.advance(task, len(chunk))
     if bad:
-        named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
-        if len(bad) == len(paths):
-            raise UserError(f"{title}: none of {len(paths)} images could be read: {named}")
-        log.warning("%s: skipped %d of %d images: %s", title, len(bad), len(paths), named)
+        unreadable(bad, len(paths), title, skip_corrupt=skip_corrupt)
 
 
-def _each(
+def unreadable(bad: Sequence[str], count: int, title: str, *, skip_corrupt: bool) -> None:
+    """Warn of unreadable files, or raise.
+
+    Raises:
+        UserError: they are not to be skipped, or they are all there is.
+    """
+    named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+    if len(bad) == count:
+        raise UserError(f"{title}: none of {count} images could be read: {named}")
+    if not skip_corrupt:
+        raise UserError(
+            f"{title}: {len(bad)} of {count} images cannot be read: {named}. Repair or remove "
+            "them, or leave such files out with data.on_corrupt=skip."
+        )
+    log.warning("%s: skipped %d of %d images: %s", title, len(bad), count, named)
+
+
+def decode_each(
     paths: Sequence[Path], decode: Callable[[Path], np.ndarray]
 ) -> list[np.ndarray | Exception]:
     """Decode on all cores (Pillow frees the interpreter lock); an unreadable file is its error."""

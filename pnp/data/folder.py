@@ -1,12 +1,14 @@
 """Any folder of images: its parts, its class folders, or no classes at all."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from pnp.data.cache import cached
 from pnp.data.files import FolderImages
-from pnp.data.imageset import ImageSet
+from pnp.data.imageset import ImageSet, concatenate
 from pnp.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -18,7 +20,14 @@ LAYOUTS = (
 )
 
 
-def parts(root: str | Path | None, size: int, *, labelled: bool = True) -> dict[str, ImageSet]:
+def parts(
+    root: str | Path | None,
+    size: int,
+    *,
+    labelled: bool = True,
+    cache: str | Path | None = None,
+    skip_corrupt: bool = False,
+) -> dict[str, ImageSet]:
     """The images below `root`: {"train": all} or the official parts train, validation, test.
 
     The first folder below a part is the class, when every image lies in one and there are at least
@@ -28,6 +37,8 @@ def parts(root: str | Path | None, size: int, *, labelled: bool = True) -> dict[
         root: the folder.
         size: side in pixels of the decoded squares.
         labelled: False ignores class folders.
+        cache: folder of memory-mapped arrays to read the images from; None decodes the files.
+        skip_corrupt: leave unreadable files out of a cache.
 
     Raises:
         UserError: no folder, no images, or parts that disagree about the classes.
@@ -49,15 +60,32 @@ def parts(root: str | Path | None, size: int, *, labelled: bool = True) -> dict[
             raise UserError(f"No images in {folders[part]}. Expected: {LAYOUTS}.")
     classes = _classes(names, folders) if labelled else ()
     number = {name: i for i, name in enumerate(classes)}
-    return {
-        part: ImageSet(
-            name=part,
-            images=FolderImages(folders[part], found, size),
-            labels=torch.tensor([number[_class(name)] for name in found]) if classes else None,
-            classes=classes,
-        )
-        for part, found in names.items()
-    }
+    sets = {}
+    for part, found in names.items():
+        # Names relative to one root, whatever the part: unions of parts stay readable.
+        below = folders[part].relative_to(root)
+        images = FolderImages(root, tuple((below / name).as_posix() for name in found), size)
+        labels = torch.tensor([number[_class(name)] for name in found]) if classes else None
+        sets[part] = ImageSet(name=part, images=images, labels=labels, classes=classes)
+    return sets if cache is None else _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
+
+
+def _from_cache(
+    sets: dict[str, ImageSet], folder: Path, *, skip_corrupt: bool
+) -> dict[str, ImageSet]:
+    """The same sets out of one array for all of them."""
+    whole = concatenate(list(sets.values()))
+    assert isinstance(whole.images, FolderImages)
+    images, kept = cached(whole.images, folder, skip_corrupt=skip_corrupt)
+    place = torch.full((len(whole),), -1)
+    place[kept] = torch.arange(len(kept))
+    found, start = {}, 0
+    for part, old in sets.items():
+        mine = place[start : start + len(old)]
+        start += len(old)
+        labels = None if old.labels is None else old.labels[mine >= 0]
+        found[part] = replace(old, images=images.subset(mine[mine >= 0]), labels=labels)
+    return found
 
 
 def _image_names(folder: Path) -> tuple[str, ...]:

@@ -121,7 +121,9 @@ def _join(images: Sequence[Tensor | FolderImages]) -> Tensor | FolderImages:
     files = [part for part in images if isinstance(part, FolderImages)]
     if not files:
         return torch.cat([part for part in images if isinstance(part, Tensor)])
-    return replace(files[0], names=tuple(name for part in files for name in part.names))
+    names = tuple(name for part in files for name in part.names)
+    rows = [part.rows for part in files if part.rows is not None]
+    return replace(files[0], names=names, rows=torch.cat(rows) if rows else None)
 
 
 def resize(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c s s"]:

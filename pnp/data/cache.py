@@ -1,0 +1,198 @@
+"""A folder of images as one memory-mapped array: converted once, shared by every later process."""
+
+import fcntl
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+from pnp.data.files import CHUNK, FolderImages, decode_each, unreadable
+from pnp.distributed import rank
+from pnp.errors import UserError
+
+VERSION = 1  # of the decoding: another number makes new arrays
+# Checksums are read back over at most so many bytes, evenly spread, when an array is opened.
+VERIFY = 2**30
+
+
+def cached(
+    images: FolderImages, folder: Path, *, skip_corrupt: bool
+) -> tuple[FolderImages, Int64[Tensor, "n"]]:
+    """The same images, read from an array that is made when it is not there yet.
+
+    The array is named by a hash of the size and of every file's name, length and time: a folder
+    that changes gets a new one. Making it can be stopped and goes on where it was; a process that
+    finds another one at it waits. It appears under its name only when it is whole.
+
+    Args:
+        images: the files.
+        folder: where arrays are kept.
+        skip_corrupt: leave unreadable files out, counted and named in one warning.
+
+    Returns:
+        The images that can be read, and their numbers in `images`.
+
+    Raises:
+        UserError: an unreadable file and `skip_corrupt` is off, no space or no permission, or an
+            array whose checksums do not fit.
+    """
+    file = folder / f"{_key(images)}.u8"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(file.with_suffix(".lock")):
+            if not file.with_suffix(".json").exists():
+                _make(images, file)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the image cache {folder}: {error.strerror}. Set data.cache_dir=FOLDER "
+            "to a place with room, or data.cache=false."
+        ) from error
+    known = json.loads(file.with_suffix(".json").read_text())
+    _verify(file, known)
+    kept = torch.arange(len(images))
+    if known["bad"]:
+        bad = {int(number): why for number, why in known["bad"].items()}
+        unreadable(
+            [f"{images.root / images.names[i]} ({why})" for i, why in bad.items()],
+            len(images),
+            "data.cache",
+            skip_corrupt=skip_corrupt,
+        )
+        good = torch.ones(len(images), dtype=torch.bool)
+        good[list(bad)] = False
+        kept = kept[good]
+    return images.in_array(file, kept), kept
+
+
+def read(file: Path, size: int, rows: Int64[Tensor, "b"]) -> Tensor:
+    """These rows (b, 3, size, size) of an array."""
+    return torch.from_numpy(_opened(file, size)[rows.numpy()])
+
+
+@lru_cache(maxsize=16)
+def _opened(file: Path, size: int) -> np.ndarray:
+    return np.memmap(file, np.uint8, "r").reshape(-1, 3, size, size)
+
+
+def _key(images: FolderImages) -> str:
+    sha = hashlib.sha256(f"{VERSION} {images.size}".encode())
+    for path, name in zip(images.paths(), images.names, strict=True):
+        stat = path.stat()
+        sha.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()[:16]
+
+
+def _make(images: FolderImages, file: Path) -> None:
+    """Decode chunk by chunk; each finished one is a line of the journal, so that it stays done."""
+    partial, journal = file.with_suffix(".part"), file.with_suffix(".journal")
+    done = _journal(journal) if partial.exists() else []
+    journal.touch()
+    shape = (len(images), 3, images.size, images.size)
+    mode = "r+" if done else "w+"
+    array = np.memmap(partial, np.uint8, mode, shape=shape)
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("converting images"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    quiet = rank() != 0 or not console.is_terminal
+    with (
+        Progress(*columns, console=console, disable=quiet, transient=True) as bar,
+        journal.open("a" if done else "w") as log,
+    ):
+        task = bar.add_task("", total=len(images), completed=min(len(done) * CHUNK, len(images)))
+        for start in range(len(done) * CHUNK, len(images), CHUNK):
+            chunk = images.paths()[start : start + CHUNK]
+            bad: dict[int, str] = {}
+            for i, result in enumerate(decode_each(chunk, images.decode)):
+                if isinstance(result, Exception):
+                    bad[start + i] = str(result)
+                    array[start + i] = 0
+                else:
+                    array[start + i] = result
+            array.flush()
+            entry = {"crc": _crc(array[start : start + CHUNK]), "bad": bad}
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            done.append(entry)
+            bar.advance(task, len(chunk))
+    del array
+    bad = {number: why for entry in done for number, why in entry["bad"].items()}
+    partial.replace(file)
+    known = {"shape": shape, "chunk": CHUNK, "crc": [entry["crc"] for entry in done], "bad": bad}
+    whole = file.with_suffix(".json.part")
+    whole.write_text(json.dumps(known))
+    whole.replace(file.with_suffix(".json"))
+    journal.unlink()
+
+
+def _journal(file: Path) -> list[dict[str, Any]]:
+    """The chunks that are done; a line that was cut off is not one."""
+    done: list[dict[str, Any]] = []
+    if file.exists():
+        for line in file.read_text().splitlines():
+            try:
+                done.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        file.write_text("".join(json.dumps(entry) + "\n" for entry in done))
+    return done
+
+
+def _verify(file: Path, known: dict[str, Any]) -> None:
+    """Compare length and checksums, of all chunks or of an even sample of a large array."""
+    shape = tuple(known["shape"])
+    damaged = file.stat().st_size != np.prod(shape)
+    if not damaged:
+        array, chunks = _opened(file, shape[-1]), len(known["crc"])
+        size = known["chunk"] * shape[1] * shape[2] * shape[3]
+        some = np.unique(
+            np.linspace(0, chunks - 1, max(1, min(chunks, VERIFY // size))).astype(int)
+        )
+        damaged = any(
+            _crc(array[i * known["chunk"] : (i + 1) * known["chunk"]]) != known["crc"][i]
+            for i in some
+        )
+    if damaged:
+        raise UserError(
+            f"the image cache {file} is damaged: its checksums do not fit. Delete {file.stem}.* "
+            "in that folder; it is then made anew."
+        )
+
+
+def _crc(pixels: np.ndarray) -> int:
+    return zlib.crc32(memoryview(pixels))  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that holds it, however it ends."""
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if rank() == 0:
+                print(f"waiting for another process that converts the images ({lock})")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
