@@ -232,15 +232,17 @@ def test_ticks_are_round_and_inside():
     assert [tick_label(v, 0.0025) for v in (0.9975, 1.0)] == ["0.9975", "1.0000"]
 
 
-def test_seeds_form_one_row_with_mean_and_sample_standard_deviation(tmp_path):
+def test_seeds_form_one_row_with_mean_deviation_and_t_interval(tmp_path):
     for seed, value in enumerate((0.80, 0.82, 0.87)):
         make_run(tmp_path / str(seed), seed=seed, final={"test/knn/teacher": value})
     made = compare_runs([tmp_path])
     (row,) = table(made)
     assert float(row["test/knn/teacher"]) == pytest.approx(0.83)
     assert float(row["test/knn/teacher/std"]) == pytest.approx(0.0360555)  # sqrt(0.0026 / 2)
+    half = 4.302653 * 0.0360555 / 3**0.5  # t of 2 degrees of freedom at 97.5 %
+    assert float(row["test/knn/teacher/half95"]) == pytest.approx(half, rel=1e-5)
     assert (row["n"], row["seeds"]) == ("3", "0, 1, 2")
-    assert "| all runs | 3   | 0.830 ± 0.036" in made.table
+    assert "| all runs | 3   | 0.830 ± 0.090" in made.table
     assert made.markdown.read_text() == made.table
 
 
@@ -275,7 +277,7 @@ def test_unfinished_and_repeated_runs_are_named_and_not_counted(tmp_path):
     made = compare_runs([tmp_path])
     (row,) = table(made)
     assert (row["n"], row["unfinished"], float(row["test/knn/teacher"])) == ("1", "1", 0.7)
-    assert "Unfinished, not counted: open" in made.table
+    assert "Running, unfinished, not counted: open" in made.table
     assert "a newer run has the same seed: a " in made.table
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pnp.errors import UserError
 from pnp.report.page import flatten
 from pnp.report.runs import Run
 
@@ -50,21 +51,60 @@ class Group:
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Runs with the same settings, whatever their seed, in natural order of their labels."""
-    settings = [_settings(run) for run in runs]
-    keys = differing_keys(settings)
-    shorts = Counter(_last(key) for key in keys)
-    names = {key: _last(key) if shorts[_last(key)] == 1 else key for key in keys}
+    every = [settings(run) for run in runs]
+    keys = differing_keys(every)
+    names = short_names(keys)
     groups: dict[tuple[str, ...], Group] = {}
-    for run, own in zip(runs, settings, strict=True):
-        values = {names[key]: _text(own.get(key, UNSET)) for key in keys}
+    for run, own in zip(runs, every, strict=True):
+        values = {names[key]: text(own.get(key, UNSET)) for key in keys}
         label = " ".join(f"{name}={value}" for name, value in values.items()) or "all runs"
         group = groups.setdefault(tuple(values.values()), Group(label, values, keys))
         (group.unfinished if run.final is None else group.finished).append(run)
     for group in groups.values():
         _keep_newest(group)
-    ordered = sorted(groups.values(), key=lambda g: _natural(g.label))
+    ordered = sorted(groups.values(), key=lambda g: natural(g.label))
     _style(ordered)
     return ordered
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last word of every key where it names one key only, else the whole key.
+
+    >>> short_names(["choices.model", "a.lr", "b.lr"])
+    {'choices.model': 'model', 'a.lr': 'a.lr', 'b.lr': 'b.lr'}
+    """
+    shorts = Counter(_last(key) for key in keys)
+    return {key: _last(key) if shorts[_last(key)] == 1 else key for key in keys}
+
+
+def baseline_group(groups: Sequence[Group], wanted: str | None = None) -> Group:
+    """The group that others are compared with.
+
+    Unless `wanted` names it (its label, or some of its `key=value` words), it is the one that
+    differs from the others in the fewest keys; of several the one whose first run comes first.
+
+    Raises:
+        UserError: `wanted` fits no group or several.
+    """
+    if wanted is not None:
+        words = set(wanted.split())
+        found = [g for g in groups if g.label == wanted or words <= set(g.label.split())]
+        exact = [g for g in found if g.label == wanted] or found
+        if len(exact) == 1:
+            return exact[0]
+        some = "; ".join(group.label for group in (found or groups)[:8])
+        raise UserError(
+            f"--baseline {wanted!r} fits {len(found)} configurations; "
+            f"give the key=value words of one of these: {some}."
+        )
+    columns = [Counter(values) for values in zip(*(g.values.values() for g in groups), strict=True)]
+
+    def order(group: Group) -> tuple[int, int, list[Any]]:
+        shared = sum(c[v] for c, v in zip(columns, group.values.values(), strict=True))
+        runs = group.finished + group.unfinished
+        return (not group.finished, -shared, min(natural(str(run.path)) for run in runs))
+
+    return min(groups, key=order)
 
 
 def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
@@ -79,7 +119,7 @@ def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
     (['choices.model'], ['lr'])
     """
     every = dict.fromkeys(key for own in settings for key in own)
-    columns = {key: tuple(_text(own.get(key, UNSET)) for own in settings) for key in every}
+    columns = {key: tuple(text(own.get(key, UNSET)) for own in settings) for key in every}
     differing = [key for key in every if len(set(columns[key])) > 1]
     choices = [key for key in differing if key.startswith("choices.")]
     kept = list(choices)
@@ -101,7 +141,7 @@ def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
     return kept
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings(run: Run) -> dict[str, Any]:
     """What was trained, as dotted keys."""
     here = str(run.path)
     own = {}
@@ -124,7 +164,7 @@ def _keep_newest(group: Group) -> None:
         if key in newest:
             group.repeated.append(newest[key])
         newest[key] = run
-    group.finished = sorted(newest.values(), key=lambda r: _natural(str(r.seed)))
+    group.finished = sorted(newest.values(), key=lambda r: natural(str(r.seed)))
 
 
 def _style(groups: list[Group]) -> None:
@@ -145,13 +185,14 @@ def _last(key: str) -> str:
     return re.split(r"[./]", key)[-1]
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A setting as text; equal settings give equal texts."""
     if isinstance(value, float):
         return f"{value:.12g}"  # 0.1 + 0.2 and 0.3 are one setting
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _natural(text: str) -> list[tuple[int, float, str]]:
+def natural(text: str) -> list[tuple[int, float, str]]:
     """Sort key that puts 2 before 10."""
     parts = re.findall(r"\d+\.?\d*(?:e[+-]?\d+)?|\D+", text)
     return [(0, float(p), "") if p[0].isdecimal() else (1, 0.0, p) for p in parts]

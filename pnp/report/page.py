@@ -4,6 +4,7 @@ import base64
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ def _environment() -> Environment:
     return environment
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill a template into one page that loads nothing and runs only our own script."""
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+def render(template: str, scripts: Sequence[str] = ("page.js",), **values: Any) -> str:
+    """Fill a template into one page that loads nothing and runs only our own scripts."""
+    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _environment()

@@ -103,3 +103,11 @@ def draw(
     title = f"{name} over steps: {said}"
     chart = line_chart([thin(s, limit) for s in series], title=title, x_range=x_range)
     return Panel(name, note, chart, [(s.css, s.label, s.y[-1]) for s in series], remarks)
+
+
+def draw_points(name: str, note: str, series: Sequence[Series], x_label: str) -> Panel:
+    """One panel of dots, one for each series of one point."""
+    said = "; ".join(f"{s.label} at {s.x[0]:.4g}, {s.y[0]:.4g}" for s in series[:12])
+    title = f"{name}: {said}"
+    chart = line_chart(series, title=title, x_label=x_label, near="xy")
+    return Panel(name, note, chart, [(s.css, s.label, s.y[-1]) for s in series], [])

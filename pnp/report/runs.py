@@ -3,15 +3,20 @@
 import csv
 import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pnp.errors import UserError
 
 # What a run directory is full of and no other run is inside.
-SKIPPED = {"checkpoints", "figures", "wandb", ".hydra", ".git"}
+SKIPPED = {"checkpoints", "features", "figures", "wandb", ".hydra", ".git"}
+# A folder with config.yaml and one of these is a run; splits.json is there before the first step.
+MARKS = {"metrics.csv", "metrics.json", "splits.json", "error.txt"}
+FRESH = 900  # seconds without a new file after which an unfinished run is no longer "running"
 
 Curve = tuple[list[float], list[float]]
 """Steps (ascending) and the values logged at them."""
@@ -19,7 +24,11 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory; `final` is None while the run has not finished."""
+    """One run directory; `final` is None while the run has not finished.
+
+    `state` is finished, alarm (finished with a collapse alarm), running, stopped or failed;
+    `bands` is `band.json`, the band's width over budgets by concept and representation.
+    """
 
     path: Path
     config: dict[str, Any]
@@ -27,6 +36,36 @@ class Run:
     final: dict[str, float] | None
     facts: dict[str, Any]
     alarms: list[dict[str, Any]]
+    state: str = "finished"
+    error: str = ""
+    bands: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def images_per_step(self) -> int | None:
+        """Images that one optimizer step sees over all devices; None where the config lacks it."""
+        data, trainer, objective = map(self._part, ("data", "trainer", "objective"))
+        if _whole(objective.get("global_batch")):  # of all devices and micro-batches together
+            return objective["global_batch"]
+        size = data.get("batch_size")
+        if not isinstance(size, int):
+            return None
+        for key in ("accumulate_grad_batches", "devices", "num_nodes"):
+            factor = trainer.get(key, 1)
+            factor = len(factor) if isinstance(factor, list) else factor
+            if not _whole(factor):  # `devices: auto`: the config does not tell how many they were
+                return None
+            size *= factor
+        return size
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data; empty where the config names none."""
+        found = self._part("data").get("dataset") or self._part("choices").get("data")
+        return str(found or "")
+
+    def _part(self, key: str) -> dict[str, Any]:
+        part = self.config.get(key)
+        return part if isinstance(part, dict) else {}
 
     @property
     def last_step(self) -> int:
@@ -54,7 +93,7 @@ def find_runs(directories: Sequence[Path]) -> list[Path]:
         if not directory.is_dir():
             raise UserError(f"no such directory: {directory}. Give a run, or a folder of runs.")
         for folder, below, files in os.walk(directory):
-            if "config.yaml" in files and {"metrics.csv", "metrics.json"} & set(files):
+            if "config.yaml" in files and MARKS & set(files):
                 found.add(Path(folder).resolve())
             below[:] = [name for name in below if name not in SKIPPED]
     if not found:
@@ -74,17 +113,41 @@ def read_run(path: Path) -> Run:
     final = _read_json(path / "metrics.json", dict, None)
     if final is not None:
         final = _numbers(path / "metrics.json", final)
+    alarms = [
+        alarm if isinstance(alarm, dict) else {"message": str(alarm)}
+        for alarm in _read_json(path / "alarms.json", list, [])
+    ]
+    error = _read_text(path / "error.txt").strip() if (path / "error.txt").is_file() else ""
+    finished = "alarm" if alarms else "finished"
     return Run(
         path=path,
         config=_read_config(path / "config.yaml"),
         curves=_read_curves(path / "metrics.csv"),
         final=final,
         facts=_read_json(path / "run.json", dict, {}),
-        alarms=[
-            alarm if isinstance(alarm, dict) else {"message": str(alarm)}
-            for alarm in _read_json(path / "alarms.json", list, [])
-        ],
+        alarms=alarms,
+        state=finished if final is not None else "failed" if error else _unfinished(path),
+        error=error,
+        bands=_read_json(path / "band.json", dict, {}),
     )
+
+
+def last_written(path: Path) -> float:
+    """When a run last wrote a file, in seconds since 1970."""
+    folders = [path, path / "checkpoints", path / "features"]
+    times = [0.0]
+    for folder in folders:
+        with suppress(OSError):  # not there, or a file was replaced while we looked
+            times += [e.stat().st_mtime for e in os.scandir(folder) if e.is_file()]
+    return max(times)
+
+
+def _unfinished(path: Path) -> str:
+    return "running" if time.time() - last_written(path) < FRESH else "stopped"
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def read_captions(folder: Path) -> dict[str, str]:
@@ -92,12 +155,11 @@ def read_captions(folder: Path) -> dict[str, str]:
     return {k: str(v) for k, v in _read_json(folder / "captions.json", dict, {}).items()}
 
 
-def read_band_alarms(folder: Path) -> list[str]:
+def band_alarms(run: Run) -> list[str]:
     """What the band's evaluation warns of, one line per concept and representation."""
-    band = _read_json(folder / "band.json", dict, {})
     return [
         f"{concept} · {representation}: {alarm}"
-        for concept, answers in band.items()
+        for concept, answers in run.bands.items()
         for representation, answer in answers.items()
         for alarm in answer["alarms"]
     ]
@@ -163,9 +225,8 @@ def _read_curves(path: Path) -> dict[str, Curve]:
     values: dict[str, dict[float, float]] = {key: {} for _, key in columns}
     body = list(rows)
     for number, row in enumerate(body):
-        # A killed run may leave half a row at the end: it is not an error, and not a value.
-        half_written = number == len(body) - 1 and not text.endswith("\n")
-        if not row or (half_written and len(row) < len(header)):
+        # Half a row at the end, of a running or a killed run: its last cell may lack digits.
+        if not row or (number == len(body) - 1 and not text.endswith(("\n", "\r"))):
             continue
         try:
             if len(row) > len(header):
@@ -175,8 +236,6 @@ def _read_curves(path: Path) -> dict[str, Curve]:
                 if i < len(row) and row[i]:
                     values[key][step] = float(row[i])
         except (ValueError, IndexError) as error:
-            if half_written:
-                continue
             raise UserError(f"{path}, line {number + 2}: {error}.") from error
     curves: dict[str, Curve] = {}
     for key, points in values.items():

@@ -16,7 +16,7 @@ from pnp.report.panels import (
     split_key,
     x_range,
 )
-from pnp.report.runs import Curve, Run, read_band_alarms, read_captions, read_run
+from pnp.report.runs import Curve, Run, band_alarms, read_captions, read_run
 from pnp.report.svg import Series
 
 REFERENCES = {"pixels": "raw pixels", "random": "randomly initialised"}
@@ -41,12 +41,13 @@ Cell = tuple[float, float | None, float | None] | None
 """A value and the ends of its interval where one was computed."""
 
 
-def write_report(run_dir: Path, out: Path | None = None) -> Path:
+def write_report(run_dir: Path, out: Path | None = None, *, reload: float | None = None) -> Path:
     """Write the self-contained page of one run and return its path.
 
     Args:
         run_dir: a run directory; files that are not there yet are left out of the page.
         out: the file to write; `run_dir/report.html` by default.
+        reload: seconds after which the page loads itself again; None for never.
 
     Raises:
         UserError: a file of the run is missing or broken, or the page cannot be written.
@@ -60,6 +61,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     rest = {k: v for k, v in final.items() if k not in used | band_used}
     text = render(
         "run.html",
+        reload=reload,
         title=run_title(run),
         run=run,
         path=str(run.path.resolve()),
@@ -67,7 +69,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         rows=rows,
         band_header=band_header,
         band_rows=band_rows,
-        band_alarms=read_band_alarms(run.path),
+        band_alarms=band_alarms(run),
         rest=rest,
         sections=sections(run.curves),
         figures=figures(run.path / "figures"),

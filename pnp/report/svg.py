@@ -68,13 +68,14 @@ def line_chart(
     x_label: str = "step",
     log_x: bool = False,
     x_range: tuple[float, float] | None = None,
+    near: str = "x",
     width: int = 360,
     height: int = 190,
 ) -> str:
     """Draw `series` into one `<svg>`, legible without a script; non-finite values leave gaps.
 
     Colours come from the page (`.c0`, `.c1`, … set `--ink`); `data-scale` lets a script turn
-    positions back into values.
+    positions back into values, `data-near` (`x` or `xy`) says what is nearest to a pointer.
     """
     xs = [x for values in [x_range or (), *(s.x for s in series)] for x in values]
     xs = [x for x in xs if is_drawable(x) and (x > 0 or not log_x)]
@@ -105,7 +106,7 @@ def line_chart(
     x_ticks = log_ticks(10**x0, 10**x1) if log_x else linear_ticks(x0, x1)
     parts = [
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" tabindex="0" '
-        f'aria-label="{escape(title)}" data-x="{escape(x_label)}" '
+        f'aria-label="{escape(title)}" data-x="{escape(x_label)}" data-near="{near}" '
         f'data-scale="{x0!r} {x1!r} {y0!r} {y1!r} {LEFT} {right} {bottom} {TOP} {int(log_x)}">'
     ]
     gap = y_ticks[1] - y_ticks[0] if len(y_ticks) > 1 else y1 - y0
