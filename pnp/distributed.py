@@ -31,29 +31,65 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, dim: int) -> Tensor:
-        parts = [torch.empty_like(z) for _ in range(world_size())]
-        dist.all_gather(parts, z.contiguous())
-        ctx.dim, ctx.rows = dim, z.shape[dim]
-        return torch.cat(parts, dim)
+    def forward(ctx: Any, z: Tensor, dim: int, counts: list[int]) -> Tensor:
+        # Collectives want one shape: short ranks are filled up, and the filling is cut off again.
+        shape = list(z.shape)
+        shape[dim] = max(counts)
+        sent = z.new_zeros(shape)
+        sent.narrow(dim, 0, z.shape[dim]).copy_(z)
+        parts = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(parts, sent)
+        ctx.dim, ctx.start, ctx.count = dim, sum(counts[: rank()]), z.shape[dim]
+        return torch.cat([p.narrow(dim, 0, n) for p, n in zip(parts, counts, strict=True)], dim)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        own = grad_outputs[0].narrow(ctx.dim, rank() * ctx.rows, ctx.rows)
-        return own * world_size(), None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        own = grad_outputs[0].narrow(ctx.dim, ctx.start, ctx.count)
+        return own * world_size(), None, None
 
 
 def gather(z: Tensor, dim: int = 0) -> Tensor:
     """Concatenate `z` of all ranks along `dim`, with the gradient that DDP's averaging needs.
 
     Args:
-        z: the local rows; every rank must bring the same shape (the loader sees to it).
+        z: the local rows; ranks may bring different numbers of them.
         dim: the dimension that counts images.
 
     Returns:
         The global tensor, equal on all ranks; `z` itself when there is one process.
     """
-    return z if world_size() == 1 else _Gather.apply(z, dim)  # pyright: ignore[reportReturnType]
+    return gather_images(z, dim)[0]
+
+
+def gather_images(z: Tensor, dim: int = 0) -> tuple[Tensor, slice | None]:
+    """`gather`, and where this rank's images are in it; None when there is one process."""
+    if world_size() == 1:
+        return z, None
+    mine = torch.tensor([z.shape[dim]], device=z.device)
+    counts = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(counts, mine)
+    numbers = [int(n) for n in counts]
+    start = sum(numbers[: rank()])
+    everyone: Any = _Gather.apply(z, dim, numbers)
+    return everyone, slice(start, start + z.shape[dim])
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum of `value` over ranks, without gradient."""
+    return _reduced(value, dist.ReduceOp.SUM)
+
+
+def largest(value: Tensor) -> Tensor:
+    """The largest `value` of all ranks, without gradient."""
+    return _reduced(value, dist.ReduceOp.MAX)
+
+
+def _reduced(value: Tensor, how: Any) -> Tensor:
+    if world_size() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value, how)
+    return value
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The terms of the objective: pure functions of unit embeddings, in float32 or float64.
 
-z[v, i] is the embedding of view v of image i: `(V, N, D)`.
+z[v, i] is the embedding of view v of image i: `(V, N, D)`. Repulsion and covariance are computed in
+closed form, see `pnp.dispersion`.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from pnp.dispersion import Covariance, Repulsion
 from pnp.errors import UserError
 
 SCALES = ("sphere", "absolute")
@@ -130,12 +132,9 @@ def covariance(z: Float[Tensor, "*v n d"], scale: str = "sphere") -> Float[Tenso
     """
     _check(z, "covariance", (2, 3))
     _check_scale(scale)
-    z = _widen(z)
-    n, d = z.shape[-2:]
-    centred = z - z.mean(-2, keepdim=True)
-    cov = centred.mT @ centred / (n - 1)
-    off_diagonal = cov.square().sum((-2, -1)) - cov.diagonal(dim1=-2, dim2=-1).square().sum(-1)
-    return off_diagonal.mean() * (d if scale == "sphere" else 1.0 / d)
+    wide = _widen(z)
+    value: Tensor = Covariance.apply(wide if wide.ndim == 3 else wide[None])  # pyright: ignore[reportAssignmentType]
+    return value * z.shape[-1] ** 2 if scale == "sphere" else value
 
 
 @_full_precision
@@ -145,6 +144,8 @@ def repulsion(
     kernel: str = "hinge",
     t: float = 2.0,
     beta: float = 1.0,
+    past: Float[Tensor, "q d"] | None = None,
+    own: slice | None = None,
 ) -> Float[Tensor, ""]:
     """Soft repulsion between *different images*, all views pooled; views of one image never repel.
 
@@ -158,6 +159,10 @@ def repulsion(
         kernel: `hinge`, `softplus` or `gaussian`.
         t: concentration of the gaussian kernel.
         beta: sharpness of the softplus kernel.
+        past: embeddings of earlier images `(Q, D)`, without gradient: z repels from them too, and
+            the mean is over both kinds of pairs.
+        own: images of this process among those of all: the others' gradients are left to them. The
+            value is that of all pairs on every process. None when there is one process.
 
     Raises:
         UserError: a wrong shape or kernel, or fewer than 2 images.
@@ -167,23 +172,14 @@ def repulsion(
         raise UserError(
             f"repulsion kernel {kernel!r} is unknown; choose one of {', '.join(KERNELS)}."
         )
-    v, n, _ = z.shape
-    flat = _widen(z).flatten(0, 1)
-    cosine = flat @ flat.T
-    # Row v·N + i holds image i: blocks of the N×N identity mark the pairs of one image.
-    other = ~torch.eye(n, dtype=torch.bool, device=z.device).repeat(v, v)
-    pairs = v * v * n * (n - 1)
-    if kernel == "gaussian":
-        norm = flat.square().sum(-1)
-        distance2 = norm[:, None] + norm[None, :] - 2.0 * cosine
-        return torch.logsumexp((-t * distance2).masked_fill(~other, -torch.inf).flatten(), 0) - (
-            torch.log(torch.tensor(pairs, dtype=flat.dtype, device=z.device))
+    if past is not None and (past.ndim != 2 or past.shape[1] != z.shape[2]):
+        raise UserError(
+            f"repulsion expects past embeddings (Q, {z.shape[2]}), got {tuple(past.shape)}."
         )
-    if kernel == "softplus":
-        force = F.softplus(cosine - margin, beta=beta)
-    else:
-        force = F.relu(cosine - margin).square()
-    return (force * other).sum() / pairs
+    wide = _widen(z)
+    queued = None if past is None else past.to(wide)
+    value: Tensor = Repulsion.apply(wide, queued, kernel, margin, t, beta, own)  # pyright: ignore[reportAssignmentType]
+    return value
 
 
 def _check_scale(scale: str) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from numbers import Real
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnp import losses
-from pnp.distributed import gather
+from pnp.distributed import gather, gather_images, world_size
 from pnp.errors import UserError
 
 TERMS = ("alignment", "variance", "covariance", "repulsion")
@@ -28,6 +30,9 @@ class PNP(nn.Module):
         floor: variance floor, in units of 1/√D at scale `sphere`.
         scale: `sphere` (reachable on unit vectors) or `absolute` (VICReg's own).
         eps: inside the root of the variance term; relative to the floor at scale `sphere`.
+        queue: so many earlier teacher embeddings (one view an image, newest first) that repulsion
+            also looks at; they pull no gradient. With n images a step, the first steps of an epoch
+            may find an image's own embedding of up to `queue / n` steps before the epoch's end.
 
     Raises:
         UserError: an unknown term, scale or kernel, a negative weight, or no weight above 0.
@@ -42,6 +47,7 @@ class PNP(nn.Module):
         floor: float = 1.0,
         scale: str = "sphere",
         eps: float = 1e-4,
+        queue: int = 0,
     ) -> None:
         super().__init__()
         self.weights = _checked(DEFAULT_WEIGHTS if weights is None else weights)
@@ -58,6 +64,12 @@ class PNP(nn.Module):
                 raise UserError(f"objective.{name}={value} must be above 0.")
         if not -1 <= margin < 1:
             raise UserError(f"objective.margin={margin} is a cosine: give a value in [-1, 1).")
+        if queue < 0:
+            raise UserError(f"objective.queue={queue} must not be negative.")
+        self.queue = queue
+        self.past: Tensor | None
+        self.register_buffer("past", None)  # saved with the module once there is something in it
+        self.register_load_state_dict_pre_hook(_make_room)  # pyright: ignore[reportUnknownMemberType]
         self.margin, self.kernel, self.floor, self.scale, self.eps = (
             margin,
             kernel,
@@ -74,27 +86,46 @@ class PNP(nn.Module):
     ) -> dict[str, Tensor]:
         """The weighted sum as `"loss"`, and every computed raw (unweighted) term by name.
 
+        With several processes the mean of each over the ranks is that of the global batch, and so
+        is the mean of the gradients.
+
         Args:
             student: unit embeddings `(V, N, D)` of this process's images.
             teacher: unit embeddings `(W, N, D)` of the same images, without gradient.
+            epoch: unused here; objectives with schedules ask for it.
         """
-        dispersed = gather(student, dim=1) if self.weights.keys() - {"alignment"} else student
+        everyone, own = gather_images(student, dim=1)
+        # DDP averages over ranks: a rank with more images than others has to count for more.
+        share = 1.0 if own is None else student.shape[1] * world_size() / everyone.shape[1]
         compute = {
-            "alignment": lambda: losses.alignment(student, teacher),
-            "variance": lambda: losses.variance(dispersed, self.floor, self.scale, self.eps),
-            "covariance": lambda: losses.covariance(dispersed, self.scale),
-            "repulsion": lambda: losses.repulsion(dispersed, self.margin, self.kernel),
+            "alignment": lambda: share * losses.alignment(student, teacher),
+            "variance": lambda: losses.variance(everyone, self.floor, self.scale, self.eps),
+            "covariance": lambda: losses.covariance(everyone, self.scale),
+            "repulsion": lambda: losses.repulsion(
+                everyone, self.margin, self.kernel, past=self.past, own=own
+            ),
         }
         terms = {name: compute[name]() for name in self.weights}
         loss = sum(
             (weight * terms[name] for name, weight in self.weights.items()), student.new_zeros(())
         )
+        if self.queue and self.training:
+            new = gather(teacher[:1].detach(), dim=1)[0]
+            old = new[:0] if self.past is None else self.past.to(new)
+            self.past = torch.cat([new, old])[: self.queue]
         return {"loss": loss, **terms}
 
     def extra_repr(self) -> str:
         """The formula at a glance, for logs."""
         formula = " + ".join(f"{weight:g}·{name}" for name, weight in self.weights.items())
         return f"{formula}, scale={self.scale}, kernel={self.kernel}, margin={self.margin:g}"
+
+
+def _make_room(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """A queue is as long as it was when it was saved."""
+    saved = state.get(f"{prefix}past")
+    if saved is not None and getattr(module, "queue", 0):
+        module.past = torch.empty_like(saved)
 
 
 def _checked(weights: Mapping[str, float]) -> dict[str, float]:

@@ -70,9 +70,10 @@ def test_an_ablation_computes_exactly_its_terms_at_its_scale(compose, objective,
 
 LAYERS = [
     {"errors", "distributed", "schedules", "seeds", "color", "resample", "geometry"},
+    {"dispersion"},
     {"losses"},
-    {"objectives", "backbones", "heads", "optim", "loggers"},
-    {"teacher", "views"},
+    {"objectives", "rivals", "backbones", "heads", "optim", "loggers", "tracking"},
+    {"network", "teacher", "views", "encoder", "export"},
     {"data"},
     {"method"},
     {"evaluation"},

@@ -1,4 +1,4 @@
-"""Two processes equal one on the same global batch, proven by gradients."""
+"""Any number of processes equals one on the same global batch, proven by gradients."""
 
 import pytest
 import torch
@@ -7,58 +7,94 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.functional import normalize
 
-from pnp.distributed import gather, rank, world_size
+from pnp.distributed import average_gradients, gather, rank, world_size
 from pnp.objectives import PNP
 
-WEIGHTS = {"alignment": 1, "variance": 1, "covariance": 0.04, "repulsion": 1}
+IMAGES = 12
+# How the images fall on the ranks: evenly, and not.
+SHARES = {1: ([12],), 2: ([6, 6], [4, 8]), 3: ([4, 4, 4], [2, 7, 3]), 4: ([3] * 4, [2, 5, 1, 4])}
+OBJECTIVES = {
+    "all terms, hinge": {},
+    "softplus": {"kernel": "softplus"},
+    "gaussian": {"kernel": "gaussian"},
+    "absolute": {"scale": "absolute"},
+    "queue": {"queue": 20},
+    "alignment": {"weights": {"alignment": 1}},
+    "variance": {"weights": {"variance": 1}},
+    "covariance": {"weights": {"covariance": 1}},
+    "repulsion": {"weights": {"repulsion": 1}},
+}
 
 
-def network() -> nn.Module:
+def network():
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(5, 12), nn.Tanh(), nn.Linear(12, 6)).double()
 
 
-def step(net: nn.Module, images: torch.Tensor, kernel: str) -> float:
-    """Loss and gradients of one step on `images` (V, N, 5)."""
-    z = normalize(net(images), dim=-1)
-    teacher = normalize(images @ torch.ones(5, 6, dtype=torch.float64).tril(), dim=-1)
-    loss = PNP(WEIGHTS, kernel=kernel, margin=-0.5)(z, teacher)["loss"]
-    loss.backward()
-    return float(loss.detach())
+def images():
+    draws = torch.Generator().manual_seed(1)
+    return torch.randn(2, 3, IMAGES, 5, dtype=torch.float64, generator=draws)
 
 
-def images() -> torch.Tensor:
-    return torch.randn(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+def steps(net, options, mine):
+    """Losses and gradients of two steps on this rank's images: the second one meets the queue."""
+    objective = PNP(**{"margin": -0.5, **options})
+    found = []
+    for batch in images():
+        net.zero_grad()
+        z = normalize(net(batch[:, mine]), dim=-1)
+        teacher = normalize(batch[:2, mine] @ torch.ones(5, 6).double().tril(), dim=-1)
+        loss = objective(z, teacher)["loss"]
+        loss.backward()
+        average_gradients(net)
+        found.append((loss.detach(), [p.grad.clone() for p in net.parameters()]))
+    return found
 
 
-def worker(index: int, kernel: str, folder: str) -> None:
+def worker(index, world, folder):
     torch.set_num_threads(1)
     # A file, not a port: another process can take a free port before we do.
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=index, world_size=2)
-    assert (rank(), world_size()) == (index, 2)
+    dist.init_process_group("gloo", init_method=store, rank=index, world_size=world)
+    assert (rank(), world_size()) == (index, world)
+    found = {}
+    for number, share in enumerate(SHARES[world]):
+        start = sum(share[:index])
+        mine = slice(start, start + share[index])
+        for name, options in OBJECTIVES.items():
+            found[f"{name} {number}"] = steps(network(), options, mine)
+    z = torch.full((2, index + 1), float(index))
+    assert gather(z, dim=1)[0].tolist() == [float(i) for i in range(world) for _ in range(i + 1)]
+    # DistributedDataParallel's own averaging, once
     net = nn.parallel.DistributedDataParallel(network())
-    loss = step(net, images()[:, 6 * index : 6 * index + 6], kernel)
-    mean = torch.tensor(loss)
-    dist.all_reduce(mean)
-    grads = [p.grad for p in net.parameters()]
-    torch.save((float(mean) / 2, grads), f"{folder}/{index}.pt")
+    start = sum(SHARES[world][1][:index])
+    batch = images()[0][:, start : start + SHARES[world][1][index]]
+    z = normalize(net(batch), dim=-1)
+    PNP(margin=-0.5)(z, z.detach())["loss"].backward()
+    found["ddp"] = [p.grad for p in net.parameters()]
+    torch.save(found, f"{folder}/{index}.pt")
     dist.barrier()  # nobody leaves while the other still talks
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kernel", ["hinge", "gaussian"])
-def test_two_processes_give_the_loss_and_gradient_of_one_on_the_global_batch(tmp_path, kernel):
-    mp.spawn(worker, (kernel, str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
+def test_processes_give_the_loss_and_gradient_of_one_on_the_global_batch(tmp_path, world):
+    mp.spawn(worker, (world, str(tmp_path)), nprocs=world)
+    ranks = [torch.load(tmp_path / f"{i}.pt", weights_only=True) for i in range(world)]
+    for name, options in OBJECTIVES.items():
+        expected = steps(network(), options, slice(None))
+        for number in range(2):
+            for step in range(2):
+                runs = [found[f"{name} {number}"][step] for found in ranks]
+                loss, gradients = expected[step]
+                mean = torch.stack([run[0] for run in runs]).mean()
+                torch.testing.assert_close(mean, loss, rtol=0, atol=1e-12)
+                for run in runs:
+                    for got, gradient in zip(run[1], gradients, strict=True):
+                        torch.testing.assert_close(got, gradient, rtol=0, atol=1e-12)
     net = network()
-    expected = step(net, images(), kernel)
-    for index in range(2):
-        loss, grads = torch.load(tmp_path / f"{index}.pt", weights_only=True)
-        assert loss == pytest.approx(expected, abs=1e-6)  # the mean travelled in float32
-        for got, parameter in zip(grads, net.parameters(), strict=True):
+    z = normalize(net(images()[0]), dim=-1)
+    PNP(margin=-0.5)(z, z.detach())["loss"].backward()
+    for found in ranks:
+        for got, parameter in zip(found["ddp"], net.parameters(), strict=True):
             torch.testing.assert_close(got, parameter.grad, rtol=0, atol=1e-12)
-
-
-def test_one_process_gathers_its_own_tensor():
-    z = torch.randn(2, 3)
-    assert gather(z) is z

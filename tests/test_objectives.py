@@ -24,7 +24,7 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_it_returns():
 
 
 def test_a_term_of_weight_zero_is_not_computed(monkeypatch):
-    monkeypatch.setattr(losses, "repulsion", lambda *_: pytest.fail("repulsion was computed"))
+    monkeypatch.setattr(losses, "repulsion", lambda *_, **__: pytest.fail("repulsion was computed"))
     out = PNP({"alignment": 1, "variance": 1, "repulsion": 0})(*batch())
     assert set(out) == {"loss", "alignment", "variance"}
 
@@ -121,3 +121,33 @@ GOLDEN = [
     0.447935846378549,
     0.36621452991835873,
 ]
+
+
+def test_the_queue_holds_the_newest_teacher_embeddings_and_repulsion_sees_them():
+    objective = PNP({"repulsion": 1}, queue=20, margin=-0.5)
+    batches = [batch(8) for _ in range(4)]
+    for student, teacher in batches:
+        before = objective.past
+        out = objective(student, teacher)
+        expected = losses.repulsion(student, -0.5, past=before)
+        torch.testing.assert_close(out["loss"], expected)
+    newest = torch.cat([teacher[0] for _, teacher in reversed(batches)])[:20]
+    torch.testing.assert_close(objective.past, newest)
+    objective.eval()(*batch(8))
+    torch.testing.assert_close(objective.past, newest)
+
+
+def test_the_queue_travels_with_the_state_dict_and_an_empty_one_adds_nothing_to_it():
+    objective = PNP(queue=20)
+    assert PNP().state_dict() == objective.state_dict() == {}
+    objective(*batch(8))
+    other = PNP(queue=20)
+    other.load_state_dict(objective.state_dict())
+    student, teacher = batch(8)
+    assert torch.equal(objective(student, teacher)["loss"], other(student, teacher)["loss"])
+    assert torch.equal(objective.past, other.past)
+
+
+def test_a_queue_below_zero_is_refused():
+    with pytest.raises(UserError, match=r"objective\.queue=-1"):
+        PNP(queue=-1)

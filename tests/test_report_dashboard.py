@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from report_runs import make_sweep, write
 
 from pnp.cli import report as command
 from pnp.errors import UserError
@@ -19,9 +19,6 @@ from pnp.report.page import TEMPLATES, number, spread
 from pnp.report.payload import bucket
 from pnp.report.table import Cell, difference, t_quantile
 from pnp.report.ticks import linear_ticks, log_ticks, tick_label
-
-sys.path.insert(0, str(Path(__file__).parent))
-from report_runs import make_sweep, write
 
 
 def embedded(page: Path) -> dict:

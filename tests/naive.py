@@ -1,0 +1,31 @@
+"""The formulas of covariance and repulsion written as they are read: the reference for tests."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def covariance(z, scale="sphere"):
+    """Mean over views of (1/D) Σ_{d≠e} C_de², times D² at scale sphere; z (V, N, D)."""
+    n, d = z.shape[-2:]
+    centred = z - z.mean(-2, keepdim=True)
+    c = centred.mT @ centred / (n - 1)
+    off = c - torch.diag_embed(c.diagonal(dim1=-2, dim2=-1))
+    return off.square().sum((-2, -1)).mean() * (d if scale == "sphere" else 1 / d)
+
+
+def repulsion(z, margin=0.2, kernel="hinge", t=2.0, beta=1.0, past=None):
+    """Mean of the kernel over pairs of different images, and over pairs with past embeddings."""
+    v, n, _ = z.shape
+    rows = z.flatten(0, 1)
+    others = rows if past is None else torch.cat([rows, past])
+    s = rows @ others.T
+    image = torch.arange(n).repeat(v)
+    keep = torch.cat([image, torch.full((len(others) - v * n,), -1)])[None] != image[:, None]
+    if kernel == "gaussian":
+        d2 = (rows[:, None] - others[None]).square().sum(-1)
+        return torch.logsumexp(-t * d2[keep], 0) - math.log(int(keep.sum()))
+    if kernel == "softplus":
+        return F.softplus(beta * (s - margin))[keep].mean() / beta
+    return F.relu(s - margin).square()[keep].mean()
