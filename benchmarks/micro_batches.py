@@ -1,14 +1,13 @@
 """Peak memory and time of one training step against the global batch, in micro-batches and whole.
 
-Each row is a process of its own, so that one row's peak is not the next one's; the peak is that of
-the resident set (`ru_maxrss`) above what it was before the first step. Rows are interleaved.
+Each row is a process of its own; its peak is that of the resident set above what it was before the
+step (Linux). Rows are interleaved.
 
     python benchmarks/micro_batches.py [--repeat 3] [--micro 256] [--most 8192]
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from types import SimpleNamespace
 def one_step(count: int, micro: int | None) -> dict[str, float]:
     """Seconds and extra peak memory (MiB) of one step of the default network on `count` images."""
     import torch
+    from memory import extra_peak
 
     from pnp.backbones import backbone
     from pnp.data import Batch
@@ -56,12 +56,9 @@ def one_step(count: int, micro: int | None) -> dict[str, float]:
 
     step(torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8))  # warm-up: lazy imports, kernels
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    step(images)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "mib": (peak - before) / 1024}
+    mib = extra_peak(lambda: step(images))
+    return {"seconds": time.perf_counter() - started, "mib": mib}
 
 
 def main() -> None:

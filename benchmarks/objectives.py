@@ -1,7 +1,7 @@
 """Closed-form repulsion and covariance beside autograd of the plain formula: time and peak memory.
 
 Time is forward + backward on one CPU thread, both forms in turns within one process. Memory is the
-peak of the resident set above its level before the call, each form in a fresh process.
+peak of the resident set above its level before the call, each form in a fresh process (Linux).
 
     python benchmarks/objectives.py [--rounds 7]
 """
@@ -9,7 +9,6 @@ peak of the resident set above its level before the call, each form in a fresh p
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from memory import extra_peak
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -58,9 +58,7 @@ def peak(term: str, form: str, n: int, d: int) -> float:
     """Extra peak memory in MiB of one step."""
     run = step(term, form, n, d)
     step(term, form, 8, 4)()  # what is loaded lazily is loaded now
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return extra_peak(run)
 
 
 def measured(term: str, form: str, n: int, d: int) -> float:

@@ -11,8 +11,8 @@ def covariance(z, scale="sphere"):
     n, d = z.shape[-2:]
     centred = z - z.mean(-2, keepdim=True)
     c = centred.mT @ centred / (n - 1)
-    off = c - torch.diag_embed(c.diagonal(dim1=-2, dim2=-1))
-    return off.square().sum((-2, -1)).mean() * (d if scale == "sphere" else 1 / d)
+    off = c.square().sum((-2, -1)) - c.diagonal(dim1=-2, dim2=-1).square().sum(-1)
+    return off.mean() * (d if scale == "sphere" else 1 / d)
 
 
 def repulsion(z, margin=0.2, kernel="hinge", t=2.0, beta=1.0, past=None):
@@ -26,6 +26,7 @@ def repulsion(z, margin=0.2, kernel="hinge", t=2.0, beta=1.0, past=None):
     if kernel == "gaussian":
         d2 = (rows[:, None] - others[None]).square().sum(-1)
         return torch.logsumexp(-t * d2[keep], 0) - math.log(int(keep.sum()))
+    # Times the mask, not s[mask]: indexing makes the plain form slower than it has to be.
     if kernel == "softplus":
-        return F.softplus(beta * (s - margin))[keep].mean() / beta
-    return F.relu(s - margin).square()[keep].mean()
+        return (F.softplus(beta * (s - margin)) * keep).sum() / beta / keep.sum()
+    return (F.relu(s - margin).square() * keep).sum() / keep.sum()
