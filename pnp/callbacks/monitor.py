@@ -15,6 +15,7 @@ from pnp.evaluation.features import extract
 from pnp.evaluation.probes import knn_votes
 from pnp.method import SelfSupervised
 from pnp.seeds import generator
+from pnp.tracking.log import WandbLog
 
 # What each kind of collapse looks like in the embeddings, and what to do about it.
 ADVICE = {
@@ -84,7 +85,8 @@ class Monitor(L.Callback):
             return
         for name, network in pl_module.networks.items():
             # One rank looks and tells the others: all must agree on which checkpoint is best.
-            found = self.measure(trainer, pl_module, network) if trainer.is_global_zero else None
+            first = trainer.is_global_zero
+            found: Any = self.measure(trainer, pl_module, name, network) if first else None
             measures, knn, dims = trainer.strategy.broadcast(found)
             for key, value in measures.items():
                 pl_module.log(f"geometry/{name}/{key}", value)
@@ -93,7 +95,7 @@ class Monitor(L.Callback):
             self.check(trainer, name, measures, dims)
 
     def measure(
-        self, trainer: L.Trainer, module: SelfSupervised, network: torch.nn.Module
+        self, trainer: L.Trainer, module: SelfSupervised, name: str, network: torch.nn.Module
     ) -> tuple[dict[str, float], float | None, int]:
         """Geometry of `network`'s embeddings, its kNN accuracy where labels exist, and D."""
         keywords: Any = {
@@ -105,6 +107,8 @@ class Monitor(L.Callback):
         measures = geometry.describe(z, self.held_out.labels)
         first, second = self.two_views(module, network, keywords)
         measures["alignment"] = geometry.alignment(first, second)
+        for log in _wandb(trainer):
+            log.log_embeddings(name, z, trainer.global_step - 1)
         if self.neighbours is None or self.held_out.labels is None:
             return measures, None, z.shape[1]
         bank, _ = extract(network, self.neighbours, module.views.plain, **keywords)
@@ -155,6 +159,9 @@ class Monitor(L.Callback):
             if trainer.is_global_zero:
                 text = f"[bold red]ALARM[/] epoch {alarm['epoch']}: {alarm['message']}"
                 Console(soft_wrap=True, highlight=False).print(text)
+                for log in _wandb(trainer):
+                    title = f"{kind} collapse of the {name}"
+                    log.alarm(title, alarm["message"], trainer.global_step - 1)
                 if self.file:
                     self.file.write_text(json.dumps(self.alarms, indent=1))
 
@@ -165,6 +172,10 @@ class Monitor(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the alarms of the checkpoint."""
         self.alarms, self.kinds = state_dict["alarms"], state_dict["kinds"]
+
+
+def _wandb(trainer: L.Trainer) -> list[WandbLog]:
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLog)]
 
 
 def _some(images: ImageSet, count: int) -> ImageSet:

@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
         help=f"write again whenever a run writes, and let the page reload (default: {PERIOD:g})",
     )
     made.add_argument("--open", action="store_true", help="open the page in a browser")
+    made.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="save a W&B workspace for that project instead"
+    )
     return made
 
 
@@ -148,9 +151,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.watch is not None and seconds(args.watch) is None:  # `pnp-report --watch DIR`
         args.dirs.insert(0, Path(args.watch))
         args.watch = str(PERIOD)
-    if not args.dirs:
+    if not args.dirs and not args.wandb:
         made.error("give a run, or a folder of runs.")
     try:
+        if args.wandb:
+            from pnp.tracking.workspace import publish
+
+            print(publish(args.wandb))
+            return
         if args.watch is not None:
             period = seconds(args.watch)
             if period is None or not 0.1 <= period <= 86400:
