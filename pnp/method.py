@@ -173,7 +173,7 @@ class SelfSupervised(L.LightningModule):
         # Dropout draws from the global stream: the same key owns it.
         torch.manual_seed(step_seed(*self._key(batch_idx), 1 + piece))
         crops = [self.views(batch.images, draws)]
-        if getattr(self.views, "local", 0):
+        if self.views.local:
             crops.append(self.views.local_views(batch.images, draws))
         features, z = self.encode(self.student, crops)
         student = self.student.outputs(z)
@@ -189,9 +189,14 @@ class SelfSupervised(L.LightningModule):
         return Outputs(features, z, student, teacher)
 
     def encode(
-        self, network: Network, crops: list[Float[Tensor, "v n c h w"]]
+        self, network: Network, crops: list[Tensor]
     ) -> tuple[Float[Tensor, "v n f"], Float[Tensor, "v n d"]]:
-        """Features and z of every view; see `concat_views` for what BatchNorm sees."""
+        """Features and z of every view; see `concat_views` for what BatchNorm sees.
+
+        Args:
+            network: student or teacher.
+            crops: views (V, N, C, S, S), one tensor per size.
+        """
         together = self.concat_views
         if together == "auto":
             together = self.device.type == "cuda"

@@ -7,6 +7,7 @@ own parameters; there is no loop over images and nothing waits for the device.
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from copy import copy
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -45,6 +46,9 @@ class Views:
         mean: Subtracted from the values in [0, 1] at the end: one number or one per channel;
             None for 0.
         std: Divides them then: one number or one per channel; None for 1.
+        local: Small crops of each image beside the views (multi-crop); see `local_views`.
+        local_scale: Range of their area, as a share of the image's.
+        local_size: Their side, in pixels; None is half of `size`, but at least 8.
 
     Raises:
         UserError: A number is outside its range; the message names it.
@@ -77,6 +81,9 @@ class Views:
         interpolation: str = "bilinear",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        local: int = 0,
+        local_scale: Sequence[float] = (0.1, 0.4),
+        local_size: int | None = None,
     ) -> None:
         self.size = _whole("size", size)
         self.count = _whole("count", count)
@@ -110,6 +117,18 @@ class Views:
         self.std = _per_channel("std", (1.0,) if std is None else std)
         if min(self.std) <= 0:
             raise UserError(f"std is {list(self.std)}; expected positive numbers")
+        self.local = 0 if local == 0 else _whole("local", local)
+        self._crops = copy(self)
+        self._crops.count = self.local
+        self._crops.scale = _range("local_scale", local_scale, most=1.0)
+        self._crops.size = max(8, size // 2)
+        if local_size is not None:
+            self._crops.size = _whole("local_size", local_size)
+        if self.local and self.blur and self.blur_kernel // 2 >= self._crops.size:
+            raise UserError(
+                f"local_size is {self._crops.size}; expected more than half of blur_kernel = "
+                f"{self.blur_kernel}"
+            )
 
     @torch.no_grad()
     def __call__(
@@ -145,6 +164,17 @@ class Views:
             for part, views in zip(images.split(piece), out.split(piece, 1), strict=True):
                 views.copy_(self._augment(part, generator).transpose(0, 1))
         return out
+
+    def local_views(
+        self, images: UInt8[Tensor, "n c h w"], generator: torch.Generator
+    ) -> Float[Tensor, "v n c s s"]:
+        """The `local` small crops of each image, otherwise made as the views are.
+
+        Args:
+            images: As for the views.
+            generator: Drawn from where the views left off.
+        """
+        return self._crops(images, generator)
 
     @torch.no_grad()
     def plain(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c s s"]:

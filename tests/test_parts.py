@@ -1,4 +1,4 @@
-"""Schedules, teacher, backbones, projector and optimizer."""
+"""Schedules, teacher, backbones, heads and optimizer."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ from torch import nn
 
 from pnp.backbones import backbone
 from pnp.errors import UserError
-from pnp.heads import projector
+from pnp.heads import Prototypes, head, predictor, projector
 from pnp.optim import Optim
 from pnp.schedules import cosine, warmup_cosine
 from pnp.seeds import step_seed
@@ -112,12 +112,69 @@ def test_a_backbone_that_cannot_be_is_an_error(options, message):
 
 
 def test_the_projector_has_no_batchnorm_at_its_end():
-    head = projector(8, hidden=16, out=4, layers=3)
-    assert head(torch.randn(5, 8)).shape == (5, 4)
-    assert isinstance(head[-1], nn.Linear)
-    assert sum(isinstance(m, nn.BatchNorm1d) for m in head) == 2
+    mlp = projector(8, hidden=16, out=4, layers=3)
+    assert mlp(torch.randn(5, 8)).shape == (5, 4)
+    assert isinstance(mlp[-1], nn.Linear)
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in mlp) == 2
     with pytest.raises(UserError, match="layers=0"):
         projector(8, layers=0)
+
+
+def test_a_last_norm_standardises_z_and_has_nothing_to_learn():
+    mlp = projector(8, hidden=16, out=4, layers=2, last_norm=True)
+    z = mlp(3 * torch.randn(64, 8) + 1)
+    torch.testing.assert_close(z.mean(0), torch.zeros(4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(z.std(0, correction=0), torch.ones(4), rtol=0, atol=1e-3)
+    assert not list(mlp[-1].parameters())
+
+
+def test_a_predictor_is_a_bottleneck_back_to_the_dimensions_of_z():
+    net = predictor(32)
+    assert [m.out_features for m in net if isinstance(m, nn.Linear)] == [8, 32]
+    assert net(torch.randn(5, 32)).shape == (5, 32)
+    assert predictor(32, hidden=64, out=3)(torch.randn(5, 32)).shape == (5, 3)
+
+
+def test_prototypes_are_torchs_weight_norm_with_norm_one():
+    ours, linear = Prototypes(6, count=9), nn.Linear(6, 9, bias=False)
+    linear.weight.data = 3 * torch.randn(9, 6)
+    ours.weight.data = linear.weight.data.clone()
+    theirs = nn.utils.parametrizations.weight_norm(linear)
+    theirs.parametrizations.weight.original0.data.fill_(1.0)
+    z = nn.functional.normalize(torch.randn(5, 6), dim=1)
+    target = torch.randn(5, 9)
+    for net in (ours, theirs):
+        (net(z) * target).sum().backward()
+    torch.testing.assert_close(ours(z), theirs(z))
+    torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original1.grad)
+    assert ours(z).abs().max() <= 1 + 1e-6
+
+
+def test_prototypes_are_computed_in_float32_under_autocast():
+    net, z = Prototypes(6, count=9), torch.randn(5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(net(z), net.float()(z))
+    assert net(z).dtype == torch.float32
+
+
+def test_a_head_is_built_from_what_the_config_says():
+    assert head("prototypes", 8, count=5)(torch.randn(3, 8)).shape == (3, 5)
+    assert head(kind="predictor", dim=8, hidden=16)(torch.randn(3, 8)).shape == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "predicter"}, r"method\.head\.kind='predicter': choose one of predictor, proto"),
+        ({"kind": "predictor", "hiden": 3}, r"head\.hiden is unknown.*Did you mean hidden"),
+        ({"kind": "prototypes", "hidden": 3}, "a prototypes head has count"),
+        ({"kind": "prototypes", "count": 1}, "count=1 must be a whole number, at least 2"),
+        ({"kind": "predictor", "hidden": 0}, "predictor hidden=0"),
+    ],
+)
+def test_a_head_that_cannot_be_is_an_error(options, message):
+    with pytest.raises(UserError, match=message):
+        head(dim=8, **options)
 
 
 def test_vectors_are_not_decayed_and_lr_scales_with_the_global_batch():

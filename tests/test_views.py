@@ -325,6 +325,36 @@ def test_plain_equals_torchvisions_resize_and_normalise(channels, h, w):
     assert ours.is_contiguous()
 
 
+# --- multi-crop -----------------------------------------------------------------------------------
+
+
+def test_local_views_are_views_of_their_own_size_count_and_scale():
+    settings = {"blur": 0.5, "solarize": 0.3, "mean": (0.5,), "jitter": 0.9, "flip": 0.2}
+    crops = Views(size=20, local=3, local_scale=(0.1, 0.3), local_size=12, **settings)
+    alone = Views(size=12, count=3, scale=(0.1, 0.3), blur_kernel=crops.blur_kernel, **settings)
+    images = photos(5)
+    out = crops.local_views(images, generator())
+    assert out.shape == (3, 5, 3, 12, 12)
+    assert torch.equal(out, alone(images, generator()))
+
+
+def test_local_views_are_drawn_after_the_views_and_leave_them_as_they_were():
+    images, g = photos(6), generator(4)
+    crops = Views(size=20, local=2)
+    views, local = crops(images, g), crops.local_views(images, g)
+    assert torch.equal(views, Views(size=20)(images, generator(4)))
+    assert not torch.equal(local, crops.local_views(images, generator(4)))
+    again = generator(4)
+    crops(images, again)
+    assert torch.equal(local, crops.local_views(images, again))
+
+
+def test_local_views_are_half_as_wide_by_default_but_at_least_8():
+    for size, half in ((32, 16), (28, 14), (12, 8)):
+        assert Views(size=size, local=1).local_views(photos(2), generator()).shape[-1] == half
+    assert Views().local == 0
+
+
 def test_lists_from_a_config_are_accepted():
     from omegaconf import OmegaConf
 
@@ -346,6 +376,8 @@ def test_lists_from_a_config_are_accepted():
         ("ratio", (1.0, math.inf)), ("blur_sigma", (0.0, 1.0)), ("blur_sigma", (2.0, 1.0)),
         ("blur_kernel", 4), ("blur_kernel", 0), ("interpolation", "nearest"), ("mean", []),
         ("mean", (0.5, 0.5)), ("mean", (math.nan,)), ("std", (0.0,)), ("std", (1.0, -1.0, 1.0)),
+        ("local", -1), ("local", True), ("local_scale", (0.0, 0.5)), ("local_scale", (0.5, 1.1)),
+        ("local_size", 0),
     ],
 )  # fmt: skip
 def test_a_bad_parameter_is_a_user_error_that_names_it_and_what_was_seen(name, value):
@@ -358,6 +390,8 @@ def test_a_bad_parameter_is_a_user_error_that_names_it_and_what_was_seen(name, v
 def test_a_blur_wider_than_the_view_is_a_user_error():
     with pytest.raises(UserError, match="blur_kernel is 9"):
         Views(size=4, blur=0.5, blur_kernel=9)
+    with pytest.raises(UserError, match="local_size is 4; expected more than half of blur_kernel"):
+        Views(size=16, blur=0.5, blur_kernel=9, local=2, local_size=4)
 
 
 def test_images_that_do_not_fit_are_user_errors():

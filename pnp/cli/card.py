@@ -185,6 +185,7 @@ def _trained(training: dict[str, Any]) -> str:
         "Commit": training["commit"],
         "Machine": training["machine"],
         "torch": training["torch"],
+        "Evaluated in": training.get("precision"),
         "Exported by": training["exported_by"],
     }
     lines = [f"- {key}: {value}" for key, value in facts.items() if value is not None]

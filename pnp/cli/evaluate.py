@@ -53,6 +53,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     if not (folder / "config.yaml").exists():
         rundir.save_config(folder, config)
     facts["evaluation_seconds"] = round(time.time() - started, 1)
+    facts["precision"] = setting.precision
     facts["splits"] = setting.data.split_record()
     old = folder / "run.json"
     if old.exists():  # the training's own facts stay

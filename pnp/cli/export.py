@@ -173,6 +173,7 @@ def _training(
         "commit": facts.get("commit"),
         "machine": facts.get("machine"),
         "torch": facts.get("torch"),
+        "precision": facts.get("precision"),
         "exported_by": f"pnp-ssl {__version__}"
         + (f", commit {made}" if (made := commit()) else ""),
     }

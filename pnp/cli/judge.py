@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pnp import geometry
 from pnp.cli import rundir
 from pnp.data import DataModule
+from pnp.distributed import rank, world_size
 from pnp.evaluation import band_figures, bands
 from pnp.evaluation.figures import draw_pca, draw_views, principal_plane
 from pnp.evaluation.probes import Space
@@ -55,7 +56,15 @@ def judge(
         references: name -> network, reported as `reference/<name>/<probe>`.
         setting: how to run them.
         protocol: what is asked.
+
+    Every process of a distributed run calls this: all extract features, rank 0 does the rest and
+    has the metrics.
     """
+    found = _features(networks, references, setting, protocol)
+    if world_size() > 1:
+        found = list(found)  # nobody waits for rank 0's probes inside a collective
+    if rank() > 0:
+        return {}
     data = setting.data
     labelled = data.splits["train"].labels is not None
     asked = None
@@ -64,7 +73,7 @@ def judge(
     metrics: dict[str, float] = {}
     answers: dict[str, dict[str, bands.Answer]] = {}
     shown: dict[str, Tensor] = {}
-    for name, features, embeddings in _features(networks, references, setting, protocol):
+    for name, features, embeddings in found:
         space = Space.of(features["train"])
         rotated = {part: space(values) for part, values in features.items()}
         for key, value in probe(features, rotated, space, data, protocol).items():
@@ -118,7 +127,7 @@ def _features(
     """(name, features by split, embeddings by split or None), with a progress bar."""
     images = sum(len(setting.data.splits[name]) for name in protocol.splits)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, transient=True, disable=rank() > 0) as bar:
         for name, network in {**networks, **references}.items():
             task = bar.add_task(f"{name}: features", total=images)
             moved = network.to(setting.device)
@@ -140,7 +149,8 @@ def _features(
                 advance=lambda done, task=task: bar.advance(task, done),
             )
             bar.update(task, description=f"{name}: probes and bands", total=None)
-            yield name, outputs[0], outputs[1] if both else None
+            if outputs:
+                yield name, outputs[0], outputs[1] if both else None
             bar.remove_task(task)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp.data import ImageSet
+from pnp.distributed import gather, rank, told, world_size
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -31,6 +32,7 @@ def extract(
     memory_format: torch.memory_format = torch.contiguous_format,
     autocast: Autocast = nullcontext,
     advance: Callable[[int], object] = lambda done: None,
+    shared: bool = False,
 ) -> list[Tensor]:
     """Every output of `network` for every image, in order, in float32 on the CPU.
 
@@ -45,15 +47,18 @@ def extract(
         memory_format: of the images.
         autocast: context for each forward, for instance bf16 autocast.
         advance: called with the number of images done after each batch, for progress bars.
+        shared: all processes call this, each takes its part of the images, all get everything.
 
     Returns:
         One tensor `(N, …)` per output.
     """
+    ranks = world_size() if shared else 1
+    first, last = (len(images) * (rank() % ranks + i) // ranks for i in (0, 1))
     modes = {module: module.training for module in network.modules()}
     network.eval()
     batches = []
-    for start in range(0, len(images), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(images)))
+    for start in range(first, last, batch_size):
+        index = torch.arange(start, min(start + batch_size, last))
         batch = plain(images.batch(index).to(device)).contiguous(memory_format=memory_format)
         with autocast():
             outputs = network(batch)
@@ -62,7 +67,9 @@ def extract(
         advance(len(index))
     for module, mode in modes.items():
         module.training = mode
-    return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    outputs = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    # Collectives of a GPU run want tensors on the GPU.
+    return [gather(part.to(device)).cpu() for part in outputs] if ranks > 1 else outputs
 
 
 def fingerprint(network: nn.Module, preprocessing: str) -> str:
@@ -75,7 +82,12 @@ def fingerprint(network: nn.Module, preprocessing: str) -> str:
 
 
 def remembered(
-    folder: Path | None, key: str, outputs: int, make: Callable[[], list[Tensor]]
+    folder: Path | None,
+    key: str,
+    outputs: int,
+    make: Callable[[], list[Tensor]],
+    *,
+    shared: bool = False,
 ) -> list[Tensor]:
     """What `make()` returns, memory-mapped from `folder` when it was made before.
 
@@ -86,11 +98,17 @@ def remembered(
         key: names weights, preprocessing and images.
         outputs: how many tensors `make` returns.
         make: the work.
+        shared: all processes call this: rank 0 decides, reads and writes, the others only help to
+            make; they get nothing where nothing had to be made.
     """
     if folder is None:
         return make()
     files = [folder / f"{key}-{i}.npy" for i in range(outputs)]
-    if not all(file.exists() for file in files):
+    there = all(file.exists() for file in files)
+    there = told(there) if shared else there
+    if shared and rank() > 0:
+        return [] if there else make()
+    if not there:
         folder.mkdir(parents=True, exist_ok=True)
         for file, made in zip(files, make(), strict=True):
             partial = file.with_suffix(f".{os.getpid()}.part")

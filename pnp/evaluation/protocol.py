@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp.data import DataModule
+from pnp.distributed import rank
 from pnp.errors import UserError
 from pnp.evaluation.bands import Budgets
 from pnp.evaluation.features import extract, fingerprint, remembered
@@ -118,6 +119,8 @@ def split_features(
         cache: folder, or None.
         preprocessing: names `plain` and the precision, for the cache's key.
         extraction: goes to `extract`.
+
+    Every process of a distributed run calls this and extracts its part; rank 0 gets the features.
     """
     weights = fingerprint(network, preprocessing) if cache else ""
     found = {
@@ -125,10 +128,13 @@ def split_features(
             cache,
             f"{name}-{data.splits[name].digest()}-{weights}" if cache else "",
             outputs,
-            lambda name=name: extract(network, data.splits[name], plain, **extraction),
+            lambda name=name: extract(network, data.splits[name], plain, shared=True, **extraction),
+            shared=True,
         )
         for name in splits
     }
+    if rank() > 0:
+        return []
     return [{name: parts[i] for name, parts in found.items()} for i in range(outputs)]
 
 
