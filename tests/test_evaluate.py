@@ -58,6 +58,20 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
     assert (out / "report.html").exists()
 
 
+def test_probe_data_sets_are_independent_of_the_pretraining_data(compose, tmp_path):
+    first = train(compose())
+    same = "{n_train: 64, validation: 40, calibration: 40, test: 40}"
+    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true")
+    run = f"run={tmp_path / 'run'}"
+    again = judged(run, f"probes={{ambiguous: {same}}}", *options)
+    assert {k: again[f"ambiguous/{k}"] for k in first} == first
+    other = judged(run, f"probes={{ambiguous: {same[:-1]}, seed: 7}}}}", *options)
+    assert other["ambiguous/test/knn/teacher"] != first["test/knn/teacher"]
+    assert (tmp_path / "run" / "ambiguous" / "figures" / "band_width.svg").exists()
+    with pytest.raises(UserError, match=r"probes=fashion is no data set; choose from ambiguous"):
+        judged(run, "probes=[fashion]", *options)
+
+
 def test_a_backbone_from_elsewhere_is_judged_with_its_weights(tmp_path):
     from pnp.backbones import backbone
 

@@ -44,8 +44,9 @@ def evaluate(cfg: Any) -> dict[str, float]:
     )
     setting = _with_cache(setting, folder if protocol.cache else None)
     metrics = judge.judge(folder, networks, references, setting, protocol)
-    for name in config["probes"]:
-        other = _with_data(cfg, setting, name)
+    for name in config["probes"] or ():
+        options = config["probes"][name] if isinstance(config["probes"], dict) else {}
+        other = _with_data(setting, name, options)
         other = _with_cache(other, folder if protocol.cache else None)
         (folder / name).mkdir(exist_ok=True)
         found = judge.judge(folder / name, networks, references, other, protocol)
@@ -157,20 +158,26 @@ def _with_cache(setting: "Setting", folder: Path | None) -> "Setting":
     return replace(setting, cache=folder / "features" if folder else None)
 
 
-def _with_data(cfg: Any, setting: "Setting", name: str) -> "Setting":
+def _with_data(setting: "Setting", name: str, options: dict[str, Any]) -> "Setting":
     """The same networks on another data set: its own images, resized to what the networks saw."""
     from dataclasses import replace
 
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import MissingConfigException
 
     from pnp.cli.app import conf_dir
     from pnp.cli.build import build, plain
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = plain(compose("evaluate", [f"data={name}"]))
-    data = build(config["data"], "data", size=setting.data.size)
+        try:
+            config = plain(compose("evaluate", [f"data={name}"]))
+        except MissingConfigException as error:
+            known = ", ".join(sorted(file.stem for file in (conf_dir() / "data").glob("*.yaml")))
+            raise UserError(f"probes={name} is no data set; choose from {known}.") from error
+    chosen = {**config["data"], **options, "size": setting.data.size}
+    data = build(chosen, f"probes.{name}")
     if data.channels != setting.data.channels:
         raise UserError(
             f"probes={name} has {data.channels} channel(s), but the networks were trained on "
