@@ -45,7 +45,7 @@ format: .venv/.ready  ## let ruff mend what it can
 
 # Each run is a folder named by its overrides; a finished one is skipped, a stopped one goes on.
 ablation: .venv/.ready  ## every ablation of the objective, 2 scales, 3 seeds, into runs/ablation
-	$(BIN)/pnp-train -m experiment=ablation logger=csv resume=auto hydra.sweep.dir=runs/ablation $(ARGS)
+	$(BIN)/pnp-train -m sweep=ablation logger=csv $(ARGS)
 	$(BIN)/pnp-report runs/ablation
 
 # What a user gets from an installed wheel, in an environment and a folder that know no checkout.
@@ -58,6 +58,9 @@ wheel-test: .venv/.ready  ## build the wheel, install it elsewhere, run it from 
 	cd build/wheel/empty && ../venv/bin/pnp-train --help >/dev/null
 	cd build/wheel/empty && ../venv/bin/pnp-train trainer.max_steps=10 data.n_train=2560 logger=csv hydra.run.dir=run
 	cd build/wheel/empty && ../venv/bin/pnp-report run >/dev/null && ../venv/bin/pnp-evaluate --help >/dev/null
+	cd build/wheel/empty && ../venv/bin/pnp-export run=run >/dev/null \
+		&& ../venv/bin/python -c 'import pnp; pnp.load("run/export")'
+	cd build/wheel/empty && ../venv/bin/pnp-tune --help >/dev/null
 	@echo "the wheel works"
 
 lock:  ## pin names, versions and hashes (no index address)

@@ -104,7 +104,9 @@ class Repulsion(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """The kept gradient, scaled."""
         (grad,) = ctx.saved_tensors
         return grad * grad_outputs[0], *(None,) * 6
@@ -145,7 +147,9 @@ class Covariance(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> Tensor:
         """The kept gradient, scaled."""
         (grad,) = ctx.saved_tensors
         return grad * grad_outputs[0]

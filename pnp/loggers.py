@@ -72,8 +72,9 @@ class CSVLog(Logger):
     def _rows(self) -> list[dict[str, Any]]:
         if not self.file.exists():
             return []
-        with self.file.open(newline="") as stream:
-            return list(csv.DictReader(stream))
+        # A row that a power cut left half written is no row.
+        whole = self.file.read_text().rpartition("\n")[0]
+        return list(csv.DictReader(whole.splitlines()))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         partial = self.file.with_suffix(".part")

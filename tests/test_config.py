@@ -69,7 +69,7 @@ def test_an_ablation_computes_exactly_its_terms_at_its_scale(compose, objective,
 
 
 LAYERS = [
-    {"errors", "distributed", "schedules", "seeds", "color", "resample", "geometry"},
+    {"errors", "distributed", "schedules", "seeds", "color", "resample", "geometry", "signals"},
     {"dispersion"},
     {"losses"},
     {"objectives", "rivals", "backbones", "heads", "optim", "loggers", "tracking"},

@@ -1,24 +1,23 @@
-"""Checkpoints: last, best by online kNN, and a clean stop on Ctrl-C."""
+"""Checkpoints: last, best by online kNN, and a clean stop when a signal asks for it."""
 
-import signal
+import os
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from pnp.errors import UserError
-
-
-class Interrupted(Exception):
-    """Training stopped on request after saving its state."""
+from pnp.signals import Interrupted, listener
 
 
 class Checkpoints(Checkpoint):
     """Write `last.ckpt` every epoch and `best.ckpt` whenever online kNN on validation improves.
 
-    The first Ctrl-C finishes the step, saves `last.ckpt` and stops; a second one stops at once.
-    Files are replaced atomically: a reader sees the old or the new one, never half of it.
+    Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 finish the step, save `last.ckpt` and raise
+    `pnp.signals.Interrupted`; a second Ctrl-C stops at once. Files are replaced atomically and are
+    on the disk before they are: whatever happens, a reader sees the old or the new one, whole.
 
     Args:
         folder: where the files go.
@@ -42,19 +41,21 @@ class Checkpoints(Checkpoint):
         self.stop_requested = self.saved = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen for Ctrl-C, and make sure there is always a healthy checkpoint to go back to."""
-        try:
-            self.previous = signal.signal(signal.SIGINT, self.request_stop)
-        except ValueError:  # not in the main thread: whoever runs us there owns the signals
-            self.previous = None
+        """From here on signals wait for the end of a step; there is always a checkpoint."""
+        listener.install()  # Lightning has put its own handler for SIGTERM in front of ours
+        listener.deferred = True
         self.step = trainer.global_step
         if not (self.folder / "last.ckpt").exists():
             self.save(trainer, "last")
 
-    def request_stop(self, *_: object) -> None:
-        """Stop after this step; the next Ctrl-C is not caught."""
-        self.stop_requested = True
-        signal.signal(signal.SIGINT, self.previous or signal.default_int_handler)
+    def stopping(self, trainer: L.Trainer) -> bool:
+        """Whether a signal has come, on any rank: all have to leave after the same step."""
+        self.stop_requested |= bool(listener.seen)
+        if trainer.world_size > 1:
+            self.stop_requested = trainer.strategy.reduce_boolean_decision(
+                self.stop_requested, all=False
+            )
+        return self.stop_requested
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Save between steps when asked to."""
@@ -63,7 +64,7 @@ class Checkpoints(Checkpoint):
         self.step = trainer.global_step
         if trainer.is_last_batch:  # the epoch's own metrics and checkpoint come first
             return
-        if self.stop_requested:
+        if self.stopping(trainer):
             self.save(trainer, "last")
             self.saved = True
         elif self.every_n_steps and self.step % self.every_n_steps == 0:
@@ -76,22 +77,24 @@ class Checkpoints(Checkpoint):
             self.best = float(value)
             self.save(trainer, "best")
         self.save(trainer, "last")
-        self.saved = self.stop_requested
+        self.saved = self.stopping(trainer)
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         """Stop here, once Lightning has logged the step that was saved last."""
         if self.saved:
-            raise Interrupted
+            raise Interrupted(listener.seen or SIGTERM)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop before the evaluation if the request came in the last epoch."""
+        listener.deferred = False
         if self.saved:
-            raise Interrupted
+            raise Interrupted(listener.seen or SIGTERM)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give Ctrl-C back."""
-        if getattr(self, "previous", None) is not None and not self.stop_requested:
-            signal.signal(signal.SIGINT, self.previous)
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Nothing is left to finish."""
+        listener.deferred = False
 
     def save(self, trainer: L.Trainer, name: str) -> None:
         """Write `<folder>/<name>.ckpt` atomically."""
@@ -99,7 +102,9 @@ class Checkpoints(Checkpoint):
         partial = final.with_suffix(".part")
         trainer.save_checkpoint(partial)
         if trainer.is_global_zero:
+            _sync(partial)
             partial.replace(final)
+            _sync(self.folder)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -114,3 +119,12 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best value so far."""
         self.best = state_dict["best"]
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written: a rename may otherwise outlive a power cut alone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -72,8 +72,7 @@ def _from_run(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Setting
     from pnp.cli import judge, rundir
     from pnp.cli.train import parts
 
-    file = rundir.find_checkpoint(config["run"] or config["ckpt"], Path(), {})
-    assert file is not None
+    file = rundir.find_checkpoint(config["run"] or config["ckpt"])
     checkpoint = rundir.load_checkpoint(file)
     trained = checkpoint["config"]
     lightning.seed_everything(trained["seed"], workers=True, verbose=False)

@@ -30,6 +30,16 @@ def run_directory(cfg: Any) -> Path:
         path = Path(cfg.hydra.run.dir)
     else:
         raise UserError("run_dir is null outside of Hydra: set run_dir=PATH.")
+    make(path)
+    return path
+
+
+def make(path: Path) -> None:
+    """Make a run directory.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         (path / "figures").mkdir(exist_ok=True)
@@ -37,18 +47,21 @@ def run_directory(cfg: Any) -> Path:
         raise UserError(
             f"cannot write the run directory {path}: {error.strerror}. Set hydra.run.dir=PATH."
         ) from error
-    return path
+
+
+def is_multirun() -> bool:
+    """Whether this is one job of `-m`, in whatever process it runs."""
+    from hydra.core.hydra_config import HydraConfig
+
+    mode = HydraConfig.get().mode if HydraConfig.initialized() else None
+    return mode is not None and mode.name == "MULTIRUN"
 
 
 def in_multirun() -> bool:
     """Whether Hydra runs this job as one of `-m`, in the process that runs all of them."""
     from hydra.core.hydra_config import HydraConfig
 
-    if not HydraConfig.initialized():
-        return False
-    config = HydraConfig.get()
-    launcher = str(config.launcher.get("_target_", ""))
-    return config.mode is not None and config.mode.name == "MULTIRUN" and "submitit" not in launcher
+    return is_multirun() and "submitit" not in str(HydraConfig.get().launcher.get("_target_", ""))
 
 
 def choices() -> dict[str, str]:
@@ -93,35 +106,18 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
 
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write `config.yaml`."""
+    """Write `config.yaml` atomically."""
     from omegaconf import OmegaConf
 
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    _write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
-def find_checkpoint(resume: str, folder: Path, config: dict[str, Any]) -> Path | None:
-    """The checkpoint that `resume` means.
-
-    `auto` looks in the run directory itself, then among its siblings for the newest unfinished run
-    of the same config; None if there is nothing to resume. Anything else is a run directory or a
-    checkpoint file.
+def find_checkpoint(resume: str) -> Path:
+    """The checkpoint that a path means: a run directory or a checkpoint file.
 
     Raises:
         UserError: the path has no checkpoint.
     """
-    if resume == "auto":
-        siblings = sorted(
-            (p for p in folder.parent.glob("*/") if p != folder), key=lambda p: p.stat().st_mtime
-        )
-        for candidate in (folder, *reversed(siblings)):
-            file = candidate / "checkpoints" / "last.ckpt"
-            old = saved_config(candidate)
-            unfinished = candidate == folder or not (candidate / "metrics.json").exists()
-            if file.is_file() and unfinished and old is not None:
-                if differences(old, config):
-                    continue
-                return file
-        return None
     path = Path(resume)
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
@@ -189,6 +185,13 @@ def commit() -> str | None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write atomically: a reader sees all of it or nothing."""
+    _write(file, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _write(file: Path, text: str) -> None:
     partial = file.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     partial.replace(file)

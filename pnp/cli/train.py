@@ -1,8 +1,8 @@
 """`pnp-train`: config -> data, network, trainer -> checkpoints, metrics.json, report.html."""
 
-import os
 import time
 import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -11,62 +11,71 @@ from typing import TYPE_CHECKING, Any
 from pnp.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    from lightning import Callback, Trainer
 
     from pnp.data import DataModule
     from pnp.method import SelfSupervised
 
 
-def train(cfg: Any) -> dict[str, float]:
+def train(cfg: Any, watchers: Sequence["Callback"] = ()) -> dict[str, float]:
     """Train, evaluate and report one run, as the config says.
 
     Args:
         cfg: a composed `conf/train.yaml`.
+        watchers: Lightning callbacks beside those of the config.
 
     Returns:
         The flat metrics of `metrics.json`: `test/<probe>/<network>`, `reference/<name>/<probe>`.
 
     Raises:
         UserError: anything about the input that cannot work.
-        pnp.callbacks.checkpoints.Interrupted: stopped by Ctrl-C; the state is saved.
+        pnp.signals.Interrupted: stopped by a signal (Ctrl-C, SIGTERM, …); the state is saved.
     """
-    started = time.time()
-    from pnp.cli import rundir
+    from pnp.cli import jobs, ranks, rundir
     from pnp.cli.build import plain
 
     facts = rundir.facts()
-    folder = rundir.run_directory(cfg)
+    ranks.check(cfg.trainer, rundir.in_multirun())
+    ranks.end_with_parent()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
     config["choices"] = rundir.choices()
-    checkpoint = None
-    if cfg.resume:
-        checkpoint = rundir.find_checkpoint(str(cfg.resume), folder, config)
-        if cfg.resume == "auto" and checkpoint:
-            folder = _move_to(checkpoint.parents[1], folder)
-    if cfg.resume and (metrics := finished(folder, config)) is not None:
-        print(f"already finished: {folder}")
-        return metrics
+    job = jobs.claim(cfg, config)
+    if job.metrics is not None:
+        print(f"already finished: {job.folder}")
+        return job.metrics
+    with job:
+        return fit(job.folder, job.checkpoint, config, facts, watchers)
 
+
+def fit(
+    folder: Path,
+    checkpoint: Path | None,
+    config: dict[str, Any],
+    facts: dict[str, Any],
+    watchers: Sequence["Callback"] = (),
+) -> dict[str, float]:
+    """Train in `folder`, from `checkpoint` on where there is one, and finish the run."""
+    started = time.time()
     import lightning
 
+    from pnp.cli import rundir
+
     _quieten()
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, initial = parts(config)
     trainer = build_trainer(config, folder)
+    trainer.callbacks.extend(watchers)  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
     if checkpoint:
         step = int(rundir.load_checkpoint(checkpoint, config)["global_step"])
     trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         _announce(trainer, module, data, config, folder, step)
-        rundir.save_config(folder, config)
         rundir.write_json(folder / "splits.json", data.split_record())
     with warnings.catch_warnings():
         _ignore_known_warnings()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fitted = time.time()
-    if not trainer.is_global_zero:
-        return {}
     facts["training_seconds"] = round(fitted - started, 1)
     return finish(folder, config, trainer, module, initial, data, facts)
 
@@ -95,11 +104,17 @@ def finish(
         str(trainer.precision),
         folder / "features" if protocol.cache else None,
     )
-    networks = {"student": module.student, "teacher": module.teacher.network}
-    metrics = judge.judge(folder, networks, judge.references(protocol, initial), setting, protocol)
+    metrics = judge.judge(
+        folder, module.networks, judge.references(protocol, initial), setting, protocol
+    )
+    if not trainer.is_global_zero:
+        return {}
     facts["evaluation_seconds"] = round(time.time() - started, 1)
+    facts["precision"] = str(trainer.precision)
     facts["splits"] = data.split_record()
     judge.write(folder, metrics, facts)
+    for logger in trainer.loggers[1:]:
+        logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
     return metrics
 
 
@@ -107,27 +122,33 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
     """Data, LightningModule, and an untrained copy of its backbone, from a plain config."""
     from pnp.backbones import backbone
     from pnp.cli.build import build, check_call
-    from pnp.heads import projector
+    from pnp.heads import head, projector
 
+    method, objective = dict(config["method"]), dict(config["objective"])
     data = build(config["data"], "data")
     views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
     model = {**config["model"], "in_channels": data.channels, "image_size": data.size}
-    head = model.pop("projector")
+    mlp = {**model.pop("projector"), **(method.pop("projector", None) or {})}
     check_call(backbone, model, "model")
     net = backbone(**model)
-    check_call(projector, {"dim": net.dim, **head}, "model.projector")
+    check_call(projector, {"dim": net.dim, **mlp}, "model.projector")
     initial = deepcopy(net)
-    last = config["method"]["channels_last"]
+    on_top = method.pop("head", None)
+    data.global_batch = objective.pop("global_batch", None)
+    last = method["channels_last"]
     if last not in (True, False, "auto"):
         raise UserError(f"method.channels_last={last!r}: choose auto, true or false.")
     module = build(
-        config["method"],
+        method,
         "method",
         backbone=net,
-        projector=projector(net.dim, **head),  # pyright: ignore[reportArgumentType]
-        objective=build(config["objective"], "objective"),
+        projector=projector(net.dim, **mlp),  # pyright: ignore[reportArgumentType]
+        objective=build(objective, "objective"),
         views=views,
         optim=build(config["optim"], "optim"),
+        head=None if on_top is None else head(dim=mlp["out"], **on_top),
+        predicts=on_top is not None and on_top["kind"] == "predictor",
+        micro_batch=data.batch_size if data.global_batch else None,
         seed=config["seed"],
         channels_last=last is not False,
     )
@@ -137,6 +158,7 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
 def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
     """Lightning's Trainer with our loggers and callbacks."""
     import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from pnp.callbacks.progress import EpochLines, Progress
     from pnp.cli.build import build, check_call
@@ -149,11 +171,20 @@ def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
     options["accelerator"], options["precision"] = hardware(
         options["accelerator"], options["precision"]
     )
+    if options.get("sync_batchnorm") == "auto":
+        options["sync_batchnorm"] = options["accelerator"] != "cpu"
+    if options.get("sync_batchnorm") and options["accelerator"] == "cpu":
+        raise UserError(
+            "trainer.sync_batchnorm=true: torch synchronises BatchNorm between GPUs only. On a CPU "
+            "leave it at auto: each process then normalises its own share of the batch."
+        )
     watchers: list[Any] = []
     for name, node in (config["callbacks"] or {}).items():
         extra: dict[str, Any] = {}
         if name == "checkpoints":
             extra = {"folder": folder / "checkpoints", "config": config}
+            if config["method"].get("teacher", "ema") != "ema":
+                extra["monitor"] = node["monitor"].replace("teacher", "student")
         if name == "monitor":
             extra = {"alarms": folder / "alarms.json"}
         watchers.append(build(node, f"callbacks.{name}", **extra))
@@ -161,18 +192,21 @@ def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
 
     watchers.append(Progress() if Console().is_terminal else EpochLines())
     quick = bool(options.get("fast_dev_run"))
-    return lightning.Trainer(
-        **options,
-        default_root_dir=folder,
-        callbacks=watchers,
-        logger=loggers(config, folder, dummy=quick),
-        log_every_n_steps=1,  # the module decides what is logged when
-        enable_model_summary=False,
-        enable_checkpointing=any(name == "checkpoints" for name in config["callbacks"] or {}),
-        enable_progress_bar=Console().is_terminal,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # our loader shards by itself
-    )
+    try:
+        return lightning.Trainer(
+            **options,
+            default_root_dir=folder,
+            callbacks=watchers,
+            logger=loggers(config, folder, dummy=quick),
+            log_every_n_steps=1,  # the module decides what is logged when
+            enable_model_summary=False,
+            enable_checkpointing=any(name == "checkpoints" for name in config["callbacks"] or {}),
+            enable_progress_bar=Console().is_terminal,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # our loader shards by itself
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
 
 
 def hardware(accelerator: str, precision: str | int | None) -> tuple[str, Any]:
@@ -204,51 +238,25 @@ def hardware(accelerator: str, precision: str | int | None) -> tuple[str, Any]:
 
 
 def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> list[Any]:
-    """CSV always, W&B beside it unless `logger=csv`."""
+    """CSV always, W&B beside it unless `logger=csv`; a sweep's jobs make one W&B group."""
+    from hydra.core.hydra_config import HydraConfig
+
     from pnp.loggers import CSVLog
 
     chosen: list[Any] = [CSVLog(folder)]
-    options = config.get("wandb")
+    options = dict(config.get("wandb") or {})
     if options and not dummy:
-        # W&B speaks before its own `silent` setting is read; whoever sets the variable decides.
-        os.environ.setdefault("WANDB_SILENT", "true")
-        from lightning.pytorch.loggers import WandbLogger
+        from pnp.cli import rundir
+        from pnp.cli.build import check_call
+        from pnp.tracking.log import WandbLog
 
-        if options["mode"] not in ("offline", "online"):
-            raise UserError(
-                f"wandb.mode={options['mode']!r}: choose offline, online, or logger=csv."
-            )
-        wandb = WandbLogger(
-            save_dir=folder,
-            settings={"silent": True, "console": "off"},
-            config=config,
-            name=options["name"] or folder.name,
-            **{key: options[key] for key in ("mode", "project", "entity", "group", "tags")},
-        )
-        chosen.append(wandb)
+        job = HydraConfig.get() if HydraConfig.initialized() else None
+        if job is not None and job.mode is not None and job.mode.name == "MULTIRUN":
+            options["name"] = options.get("name") or job.job.override_dirname
+            options["group"] = options.get("group") or Path(job.sweep.dir).name
+        check_call(WandbLog, {"folder": folder, **options}, "wandb")
+        chosen.append(WandbLog(folder, {**config, "commit": rundir.commit()}, **options))
     return chosen
-
-
-def finished(folder: Path, config: dict[str, Any]) -> dict[str, float] | None:
-    """The metrics of a run that is already done with this config in this folder."""
-    import json
-
-    from pnp.cli import rundir
-
-    file, old = folder / "metrics.json", rundir.saved_config(folder)
-    if not file.is_file() or old is None or rundir.differences(old, config):
-        return None
-    return json.loads(file.read_text())
-
-
-def _move_to(found: Path, made: Path) -> Path:
-    """Continue in the directory of the run that was found; drop the empty one Hydra made."""
-    if found.resolve() != made.resolve():
-        for name in ("checkpoints", "figures", ""):
-            path = made / name
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-    return found
 
 
 def _announce(
@@ -263,7 +271,8 @@ def _announce(
     from rich.console import Console
 
     parameters = sum(p.numel() for p in module.student.parameters())
-    batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    batch = data.global_batch or data.batch_size * trainer.world_size
+    batch *= trainer.accumulate_grad_batches
     device = trainer.strategy.root_device
     facts = [
         f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images "
@@ -284,6 +293,9 @@ def _quieten() -> None:
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Says which process died, when one did.
+    launcher = "lightning.fabric.strategies.launchers.subprocess_script"
+    logging.getLogger(launcher).setLevel(logging.INFO)
 
 
 def _ignore_known_warnings() -> None:
@@ -292,20 +304,13 @@ def _ignore_known_warnings() -> None:
     ignore(message=".*does not have many workers.*")  # resident data needs none
     ignore(message=".*exists and is not empty.*")  # resuming is the point
     ignore(message=".*LeafSpec.*")  # torch's own pytree notice
+    ignore(message=".*sync_dist=True.*")  # all ranks log what rank 0 measured
 
 
 def run(cfg: Any) -> float | None:
     """What Hydra calls; returns the number a sweep may optimise (never a test number)."""
-    import sys
-
-    from pnp.callbacks.checkpoints import Interrupted
-
-    try:
-        metrics = train(cfg)
-    except Interrupted:
-        print("stopped; the state is saved. Go on with: pnp-train … resume=auto", file=sys.stderr)
-        sys.exit(130)
-    return metrics.get("validation/knn/teacher")
+    metrics = train(cfg)
+    return metrics.get("validation/knn/teacher", metrics.get("validation/knn/student"))
 
 
 def main() -> None:
