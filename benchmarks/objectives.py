@@ -1,7 +1,9 @@
 """Closed-form repulsion and covariance beside autograd of the plain formula: time and peak memory.
 
-Time is forward + backward on one CPU thread, both forms in turns within one process. Memory is the
-peak of the resident set above its level before the call, each form in a fresh process (Linux).
+Time is forward + backward on one CPU thread, the forms in turns within one process, on random unit
+vectors of one view. Memory is the high-water mark of the resident set above its level before the
+call, each form in fresh processes in turns (Linux). The plain formula is `tests/naive.py`: a mask,
+no boolean indexing. The last table asks what one Gram matrix for both terms would save where N < D.
 
     python benchmarks/objectives.py [--rounds 7]
 """
@@ -13,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,27 +40,83 @@ CASES = [
     ("covariance", 512, 8192),
 ]
 FORMS = {"closed": losses, "naive": naive}
+Run = Callable[[], object]
 
 
-def step(term: str, form: str, n: int, d: int) -> Callable[[], object]:
-    """Forward and backward of one term on random unit vectors (1, n, d)."""
+def embeddings(*shape: int) -> Tensor:
+    """Random unit vectors (V, N, D)."""
     draws = torch.Generator().manual_seed(0)
-    z = normalize(torch.randn(1, n, d, generator=draws), dim=-1).requires_grad_()
-    function: Callable[[Tensor], Tensor] = getattr(FORMS[form], term)
+    return normalize(torch.randn(*shape, generator=draws), dim=-1)
 
-    def run() -> Tensor | None:
+
+def step(function: Callable[[Tensor], Tensor], z: Tensor) -> Run:
+    """Forward and backward of one term."""
+    z = z.detach().requires_grad_()
+
+    def run() -> None:
         z.grad = None
         function(z).backward()
-        return z.grad
 
     return run
 
 
+def one_gram(z: Tensor, margin: float = 0.2) -> tuple[Tensor, Tensor]:
+    """Value and gradient of hinge repulsion + covariance from one ZZᵀ, which exists as a whole.
+
+    Covariance's centred Gram matrices are what is left of its diagonal blocks, one for each view,
+    without their row and column means; their weights join repulsion's for one product with Z.
+    """
+    views, n, d = z.shape
+    rows, pairs = z.flatten(0, 1), views**2 * n * (n - 1)
+    s = rows @ rows.T
+    weights = (s - margin).relu_()
+    weights.view(views, n, views, n).diagonal(dim1=1, dim2=3).zero_()
+    value = weights.square().sum() / pairs
+    weights *= 4 / pairs
+    factor, pull = 4 / (d * (n - 1) * views), []
+    for v in range(views):
+        own = slice(v * n, v * n + n)
+        means = s[own, own].mean(1)
+        gram = (s[own, own] - means[:, None] - means + means.mean()) / (n - 1)
+        centred = z[v] - z[v].mean(0)
+        variances = centred.square().sum(0) / (n - 1)
+        value += (gram.square().sum() - variances.square().sum()) / (d * views)
+        weights[own, own] += factor * gram
+        pull.append(factor * centred * variances)
+    return value, (weights @ rows).sub_(torch.cat(pull)).view_as(z)
+
+
+def both(z: Tensor) -> Tensor:
+    """The two terms apart, as the objective computes them."""
+    return losses.repulsion(z) + losses.covariance(z, "absolute")
+
+
+def in_turns(runs: Mapping[str, Run], rounds: int, name: str) -> dict[str, list[float]]:
+    """Seconds of each, `rounds` times."""
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    for turn in range(rounds + 1):
+        print(f"\r{name}: round {turn}/{rounds}      ", end="", file=sys.stderr)
+        for key, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn:  # the first turn warms up
+                times[key].append(time.perf_counter() - start)
+    print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+    return times
+
+
+def ratio(above: Sequence[float], below: Sequence[float], digits: int = 1) -> str:
+    """Median and range of the ratios of one round each."""
+    found = sorted(a / b for a, b in zip(above, below, strict=True))
+    low, middle, high = found[0], statistics.median(found), found[-1]
+    return f"{middle:.{digits}f}× ({low:.{digits}f} – {high:.{digits}f})"
+
+
 def peak(term: str, form: str, n: int, d: int) -> float:
     """Extra peak memory in MiB of one step."""
-    run = step(term, form, n, d)
-    step(term, form, 8, 4)()  # what is loaded lazily is loaded now
-    return extra_peak(run)
+    function = getattr(FORMS[form], term)
+    step(function, embeddings(1, 8, 4))()  # what is loaded lazily is loaded now
+    return extra_peak(step(function, embeddings(1, n, d)))
 
 
 def measured(term: str, form: str, n: int, d: int) -> float:
@@ -68,10 +126,22 @@ def measured(term: str, form: str, n: int, d: int) -> float:
     return json.loads(out)
 
 
+def machine() -> str:
+    """What the numbers belong to."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    cpu = torch.backends.cpu.get_cpu_capability()
+    version = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{platform.machine()} ({cpu}), 1 thread, {version}, commit {commit or 'unknown'}"
+
+
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each form (default 7)")
+    parser.add_argument("--processes", type=int, default=3, help="processes per peak (default 3)")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -79,30 +149,35 @@ def main() -> None:
         term, form, n, d = options.peak
         print(json.dumps(peak(term, form, int(n), int(d))))
         return
-    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread, {options.rounds} rounds\n")
-    print("| term | N, D | naive ms | naive MiB | faster (min – max) | memory |")
+    print(f"{machine()}; {options.rounds} rounds: median (min – max)\n")
+    print("| term | N, D | naive ms | naive MiB | faster | closed / naive memory |")
     print("|---|---|---|---|---|---|")
     for term, n, d in CASES:
-        runs = {form: step(term, form, n, d) for form in FORMS}
-        times: dict[str, list[float]] = {form: [] for form in FORMS}
-        for turn in range(options.rounds + 1):
-            for form, run in runs.items():
-                print(f"\r{term} {n} {d}: round {turn}   ", end="", file=sys.stderr)
-                start = time.perf_counter()
-                run()
-                if turn:  # the first turn warms up
-                    times[form].append(time.perf_counter() - start)
-        ratios = sorted(a / b for a, b in zip(times["naive"], times["closed"], strict=True))
-        memory = {form: measured(term, form, n, d) for form in FORMS}
-        plain = 1000 * statistics.median(times["naive"])
+        z = embeddings(1, n, d)
+        runs = {form: step(getattr(place, term), z) for form, place in FORMS.items()}
+        times = in_turns(runs, options.rounds, f"{term} {n}, {d}")
+        mib: dict[str, list[float]] = {form: [] for form in FORMS}
+        for _ in range(options.processes):
+            for form, found in mib.items():
+                found.append(measured(term, form, n, d))
+        plain = 1000 * statistics.median(times["naive"]), statistics.median(mib["naive"])
         print(
-            f"| {term} | {n}, {d} | {plain:.1f} | {memory['naive']:.0f} | "
-            f"{statistics.median(ratios):.1f}× ({ratios[0]:.1f} – {ratios[-1]:.1f}) | "
-            f"{memory['closed'] / memory['naive']:.2f}× |",
+            f"| {term} | {n}, {d} | {plain[0]:.1f} | {plain[1]:.0f} | "
+            f"{ratio(times['naive'], times['closed'])} | "
+            f"{ratio(mib['closed'], mib['naive'], 2)} |",
             flush=True,
         )
-    huge = measured("repulsion", "closed", 32_768, 128)
-    print(f"\nrepulsion at N = 32,768, D = 128: {huge:.0f} MiB of extra memory")
+    huge = [measured("repulsion", "closed", 32_768, 128) for _ in range(options.processes)]
+    print(f"\nrepulsion at N = 32,768, D = 128: {max(huge):.0f} MiB of extra memory at most\n")
+    print("| V, N, D | both terms ms | one Gram matrix is faster |")
+    print("|---|---|---|")
+    for shape in ((1, 512, 2048), (2, 256, 2048), (2, 256, 512)):
+        z = embeddings(*shape)
+        torch.testing.assert_close(one_gram(z)[0], both(z))
+        runs = {"apart": step(both, z), "one": lambda z=z: one_gram(z)}
+        times = in_turns(runs, options.rounds, f"one Gram {shape}")
+        name, apart = ", ".join(map(str, shape)), 1000 * statistics.median(times["apart"])
+        print(f"| {name} | {apart:.1f} | {ratio(times['apart'], times['one'])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Repulsion and covariance in closed form: value and gradient in one pass, by blocks of rows.
 
-Autograd of the plain formulas keeps every N × N (D × D) intermediate for its backward. Here the
+Autograd of the plain formulas keeps every N×N (D×D) intermediate for its backward. Here the
 gradient, which is as large as z, is computed beside the value and kept instead; no block of the
 pair matrix outlives its turn.
 
-Notation: z (V, N, D) are V views of N images, M = V·N rows in all; s_ab = ⟨z_a, z_b⟩.
+z (V, N, D) are V views of N images. With several processes z holds the images of all of them and
+`own` says which are this one's: only their share is computed, and only their gradient. Values are
+summed over the processes in forward; backward needs no collective.
 """
 
 from typing import Any
@@ -16,145 +18,146 @@ from torch.autograd.function import once_differentiable
 
 from pnp.distributed import largest, total
 
-# Entries of the pair matrix that exist at once: a CPU's cache holds them; a GPU wants more.
-BLOCK = {"cpu": 2**19, "cuda": 2**26}
+# Entries of the pair matrix that exist at once: what a CPU's cache holds, what keeps a GPU busy;
+# but not fewer rows than a matrix product is fast with.
+BLOCK = {"cpu": 2**18, "cuda": 2**24}
+LEAST = 128
 
 
-class Repulsion(torch.autograd.Function):
-    """Mean over pairs of different images of f(s), f being the kernel; see `pnp.losses.repulsion`.
+class _Known(torch.autograd.Function):
+    """A scalar function of z whose gradient has been computed already."""
 
-    With P = V²N(N−1) ordered pairs of rows and K = V·N·Q pairs with Q past embeddings q, which get
-    no gradient,
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, value: Tensor, grad: Tensor) -> Tensor:
+        ctx.save_for_backward(grad)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grads[0], None, None
+
+
+def repulsion(
+    z: Tensor,
+    past: Tensor | None,
+    kernel: str,
+    margin: float,
+    t: float,
+    beta: float,
+    own: slice | None,
+) -> Tensor:
+    """The value of `pnp.losses.repulsion`; its gradient is that of the images `own`."""
+    return _Known.apply(z, *_repulsion(z, past, kernel, margin, t, beta, own))  # pyright: ignore[reportReturnType]
+
+
+def covariance(z: Tensor, own: slice | None) -> Tensor:
+    """Mean over v of (1/D) Σ_{d≠e} C_de²; its gradient is that of the images `own`."""
+    return _Known.apply(z, *_covariance(z, own))  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def _repulsion(
+    z: Tensor,
+    past: Tensor | None,
+    kernel: str,
+    margin: float,
+    t: float,
+    beta: float,
+    own: slice | None,
+) -> tuple[Tensor, Tensor]:
+    """Value and gradient.
+
+    With f the kernel, s_ab = ⟨z_a, z_b⟩, P = V²N(N−1) ordered pairs of rows a, b of different
+    images, and K = V·N·Q pairs of a row and a past embedding q,
 
         R = [Σ_ab f(s_ab) + Σ_aq f(s_aq)] / (P + K),
         ∂R/∂z_a = [2 Σ_b f'(s_ab) z_b + Σ_q f'(s_aq) q] / (P + K):
 
-    s_ab is counted from both ends, hence the 2. The gaussian kernel depends on z_a's length too and
-    adds −z_a times its weights; its logarithm divides by the sum.
+    s_ab is counted from both ends, hence the 2. The gaussian kernel's f' acts on z_b − z_a, and its
+    logarithm divides by the sum instead.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        past: Tensor | None,
-        kernel: str,
-        margin: float,
-        t: float,
-        beta: float,
-        own: slice | None,
-    ) -> Tensor:
-        """The value; the gradient of the rows of the images `own` is kept, all of them if None."""
-        views, images, _ = z.shape
-        wide = _wide(z)
-        rows = z.flatten(0, 1)
-        queued = 0 if past is None else len(past)
-        pairs = views * images * (views * (images - 1) + queued)
-        mine = range(*(own or slice(None)).indices(images))
-        every = torch.arange(mine.start, mine.stop, device=z.device)
-        every = (every + images * torch.arange(views, device=z.device)[:, None]).flatten()
-        grad = torch.zeros_like(rows)
-        width = views * images + queued
-        size = max(1, BLOCK.get(z.device.type, BLOCK["cuda"]) // width)
-        columns = rows if past is None else torch.cat([rows, past.to(rows)])
-        norms = columns.square().sum(1)
-        sums, peaks, done = [], [], []
-        for index in every.split(size):
-            s = rows[index] @ columns.T
-            if kernel == "gaussian":
-                s = s.mul_(2.0).sub_(norms[index][:, None]).sub_(norms).mul_(t)
-            # The views of one image do not repel: row v·N + i holds image i.
-            blocked = (index % images)[:, None] + images * torch.arange(views, device=z.device)
-            s.scatter_(1, blocked, -torch.inf)
-            if kernel == "gaussian":
-                peaks.append(s.max())
-                s = s.sub_(peaks[-1]).exp_()
-                sums.append(s.sum(dtype=wide))
-                weights = s.mul_(4.0 * t)
-            elif kernel == "softplus":
-                s = s.sub_(margin).mul_(beta)
-                sums.append(F.softplus(s).sum(dtype=wide) / beta)
-                weights = s.sigmoid_()
-            else:
-                weights = s.sub_(margin).relu_()
-            weights[:, len(rows) :] *= 0.5  # a past embedding is pushed from one end only
-            pull = weights @ columns
-            if kernel == "gaussian":
-                pull -= rows[index] * weights.sum(1, keepdim=True)
-            grad[index] = pull
-            done.append(index)
-            if kernel == "hinge":
-                weights.square_()
-                weights[:, len(rows) :] *= 4.0
-                sums.append(weights.sum(dtype=wide))
+    views, images, dims = z.shape
+    # Images outermost: the rows of an image, and those of a process, lie side by side.
+    rows = z.transpose(0, 1).reshape(-1, dims)
+    columns = rows if past is None else torch.cat([rows, past])
+    norms = columns.square().sum(1)
+    # A last column of ones makes the weights' row sums, by which the gaussian kernel pulls z_a.
+    ends = F.pad(columns, (0, 1), value=1.0) if kernel == "gaussian" else columns
+    if past is not None:
+        ends = torch.cat([ends[: len(rows)], 0.5 * ends[len(rows) :]])
+    mine = range(*(own or slice(None)).indices(images))
+    first, last = views * mine.start, views * mine.stop
+    size = max(LEAST, BLOCK.get(z.device.type, BLOCK["cuda"]) // len(columns))
+    size = max(1, size // views) * views
+    grad, whole = torch.zeros_like(ends[: len(rows)]), z.new_zeros(())
+    peak = z.new_full((), -torch.inf)
+    for start in range(first, last, size):
+        stop = min(start + size, last)
+        # Alone, a process meets every pair from one end only and counts it for both.
+        left, right = (start, len(rows)) if own is None else (0, stop)
+        s = rows[start:stop] @ columns[left:].T
+        same = s[:, start - left : stop - left].unflatten(1, (-1, views)).unflatten(0, (-1, views))
+        same.diagonal(dim1=0, dim2=2).fill_(-torch.inf)  # views of one image do not repel
         if kernel == "gaussian":
-            peak = largest(torch.stack(peaks).max()) if own else torch.stack(peaks).max()
-            scales = [(p - peak).to(wide).exp() for p in peaks]
-            whole = torch.stack([s * f for s, f in zip(sums, scales, strict=True)]).sum()
-            whole = total(whole) if own else whole
-            for index, factor in zip(done, scales, strict=True):
-                grad[index] *= (factor / whole).to(grad)
-            value = peak.to(wide) + (whole / pairs).log()
+            s.mul_(2.0).sub_(norms[start:stop, None]).sub_(norms[left:]).mul_(t)
+            before, peak = peak, torch.maximum(peak, s.max())
+            grad *= (before - peak).exp()
+            whole *= (before - peak).exp()
+            values = weights = s.sub_(peak).exp_()
+        elif kernel == "softplus":
+            s.sub_(margin).mul_(beta)
+            values, weights = F.softplus(s, threshold=40.0), s.sigmoid_()
         else:
-            whole = torch.stack(sums).sum()
-            value = (total(whole) if own else whole) / pairs
-            grad *= (4.0 if kernel == "hinge" else 2.0) / pairs
-        ctx.save_for_backward(grad.view_as(z))
-        return value.to(z.dtype)
+            weights = s.sub_(margin).relu_()
+            values = weights.square()
+        twice = slice(stop - left, right - left)
+        whole += values.sum() + values[:, twice].sum()
+        grad[start:stop].addmm_(weights, ends[left:])
+        grad[stop:right].addmm_(weights[:, twice].T, ends[start:stop])
+    pairs = views * images * (views * (images - 1) + len(columns) - len(rows))
+    if kernel == "gaussian":
+        top = peak if own is None else largest(peak)
+        whole, grad = whole * (peak - top).exp(), grad * (peak - top).exp()
+        whole = whole if own is None else total(whole)
+        value = top + (whole / pairs).log()
+        grad = (grad[:, :dims] - rows * grad[:, dims:]) * (4.0 * t / whole)
+    else:
+        value = (whole if own is None else total(whole)) / pairs
+        if kernel == "softplus":
+            value = value / beta
+        grad *= (2.0 if kernel == "softplus" else 4.0) / pairs
+    return value, grad.view(images, views, dims).transpose(0, 1)
 
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """The kept gradient, scaled."""
-        (grad,) = ctx.saved_tensors
-        return grad * grad_outputs[0], *(None,) * 6
 
+@torch.no_grad()
+def _covariance(z: Tensor, own: slice | None) -> tuple[Tensor, Tensor]:
+    """Value and gradient, with the smaller Gram matrix.
 
-class Covariance(torch.autograd.Function):
-    """(1/V) Σ_v (1/D) Σ_{d≠e} C_de² of views z (V, N, D), with the smaller Gram matrix.
-
-    Z is z without its mean over images, C = ZᵀZ/(N−1), and the gradient is 4/(D(N−1)) Z·offdiag(C):
-    Z's columns sum to 0, so nothing comes back through the mean. Where N < D the same numbers come
-    from G = ZZᵀ/(N−1), N × N: ‖G‖ = ‖C‖, and Z·offdiag(C) = GZ − Z·diag(C).
+    With Z = (z − mean over images)/√(N−1) the covariance is C = ZᵀZ and the gradient
+    4/(D√(N−1)) · Z offdiag(C): Z's columns sum to 0, so nothing comes back through the mean. Where
+    N < D the same numbers come from G = ZZᵀ: ‖G‖ = ‖C‖, and Z offdiag(C) = GZ − Z diag(C).
     """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        """The value; the gradient is kept."""
-        views, images, dims = z.shape
-        wide = _wide(z)
-        grad = torch.empty_like(z)
-        value = torch.zeros((), dtype=wide, device=z.device)
-        for view, out in zip(z, grad, strict=True):
-            centred = view - view.mean(0)
-            variances = centred.square().sum(0) / (images - 1)
-            if dims <= images:
-                gram = centred.T @ centred / (images - 1)
-                gram.fill_diagonal_(0.0)
-                torch.mm(centred, gram, out=out)
-                value += gram.square_().sum(dtype=wide)
-            else:
-                gram = centred @ centred.T / (images - 1)
-                torch.mm(gram, centred, out=out)
-                out -= centred.mul_(variances)
-                value += gram.square_().sum(dtype=wide)
-                value -= variances.square().sum(dtype=wide)
-        grad *= 4.0 / (dims * (images - 1) * views)
-        ctx.save_for_backward(grad)
-        return (value / (dims * views)).to(z.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Tensor
-    ) -> Tensor:
-        """The kept gradient, scaled."""
-        (grad,) = ctx.saved_tensors
-        return grad * grad_outputs[0]
-
-
-def _wide(z: Tensor) -> torch.dtype:
-    """What sums are kept in: float64 where the device has it."""
-    return torch.float32 if z.device.type == "mps" else torch.float64
+    views, images, dims = z.shape
+    grad, value = torch.zeros_like(z), z.new_zeros(())
+    for view, out in zip(z, grad, strict=True):
+        centred = (view - view.mean(0)) / (images - 1) ** 0.5
+        mine, out = (centred, out) if own is None else (centred[own], out[own])
+        if dims <= images:
+            gram = mine.T @ mine
+            gram = gram if own is None else total(gram)
+            gram.fill_diagonal_(0.0)
+            torch.mm(mine, gram, out=out)
+            value += gram.square_().sum()
+        else:
+            variances = centred.square().sum(0)
+            gram = mine @ centred.T
+            torch.mm(gram, centred, out=out)
+            out.addcmul_(mine, variances, value=-1.0)
+            norm = gram.square_().sum()
+            value += (norm if own is None else total(norm)) - variances.square().sum()
+    grad *= 4.0 / (dims * (images - 1) ** 0.5 * views)
+    return value / (dims * views), grad

@@ -25,9 +25,9 @@ def world_size() -> int:
 class _Gather(torch.autograd.Function):
     """Concatenate every rank's rows; backward keeps this rank's slice, times the world size.
 
-    Every rank computes the same loss L of the gathered rows, so each already holds all of dL/dz.
-    DDP averages parameter gradients over W ranks, hence W · dL/dz of the own rows: averaging then
-    gives exactly the gradient of L on the global batch, without a collective in backward.
+    Every rank has the loss L of the gathered rows, and dL/dz of its own ones at least. DDP averages
+    parameter gradients over W ranks, hence W · dL/dz of the own rows: averaging then gives exactly
+    the gradient of L on the global batch, without a collective in backward.
     """
 
     @staticmethod
@@ -72,6 +72,37 @@ def gather_images(z: Tensor, dim: int = 0) -> tuple[Tensor, slice | None]:
     start = sum(numbers[: rank()])
     everyone: Any = _Gather.apply(z, dim, numbers)
     return everyone, slice(start, start + z.shape[dim])
+
+
+class _GlobalMean(torch.autograd.Function):
+    """The mean over all ranks' images; backward is the own share, times the world size."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, count: int) -> Tensor:
+        summed = total(torch.stack([mean * count, mean.new_tensor(count)]))
+        ctx.save_for_backward(world_size() * count / summed[1])
+        return summed[0] / summed[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (share,) = ctx.saved_tensors
+        return grad_outputs[0] * share, None
+
+
+def global_mean(mean: Tensor, count: int) -> Tensor:
+    """The mean over the images of all ranks, with the gradient that DDP's averaging needs.
+
+    Args:
+        mean: a scalar, the mean over this rank's images.
+        count: this rank's images; ranks may have different numbers of them.
+
+    Returns:
+        A scalar, equal on all ranks; `mean` itself when there is one process.
+    """
+    if world_size() == 1:
+        return mean
+    value: Any = _GlobalMean.apply(mean, count)
+    return value
 
 
 def total(value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from pnp.dispersion import Covariance, Repulsion
+from pnp import dispersion
 from pnp.errors import UserError
 
 SCALES = ("sphere", "absolute")
@@ -117,7 +117,9 @@ def variance(
 
 
 @_full_precision
-def covariance(z: Float[Tensor, "*v n d"], scale: str = "sphere") -> Float[Tensor, ""]:
+def covariance(
+    z: Float[Tensor, "*v n d"], scale: str = "sphere", own: slice | None = None
+) -> Float[Tensor, ""]:
     """Decorrelation: no two axes carry the same thing.
 
     sphere:   mean over v of `(1/D) Σ_{d≠e} (D·C[d,e])²`;
@@ -126,6 +128,7 @@ def covariance(z: Float[Tensor, "*v n d"], scale: str = "sphere") -> Float[Tenso
     Args:
         z: embeddings `(V, N, D)` or `(N, D)`; C is the unbiased covariance over the images.
         scale: `sphere` or `absolute`.
+        own: as for `repulsion`.
 
     Raises:
         UserError: a wrong shape or scale, or fewer than 2 images.
@@ -133,7 +136,7 @@ def covariance(z: Float[Tensor, "*v n d"], scale: str = "sphere") -> Float[Tenso
     _check(z, "covariance", (2, 3))
     _check_scale(scale)
     wide = _widen(z)
-    value: Tensor = Covariance.apply(wide if wide.ndim == 3 else wide[None])  # pyright: ignore[reportAssignmentType]
+    value = dispersion.covariance(wide if wide.ndim == 3 else wide[None], own)
     return value * z.shape[-1] ** 2 if scale == "sphere" else value
 
 
@@ -159,10 +162,10 @@ def repulsion(
         kernel: `hinge`, `softplus` or `gaussian`.
         t: concentration of the gaussian kernel.
         beta: sharpness of the softplus kernel.
-        past: embeddings of earlier images `(Q, D)`, without gradient: z repels from them too, and
-            the mean is over both kinds of pairs.
-        own: images of this process among those of all: the others' gradients are left to them. The
-            value is that of all pairs on every process. None when there is one process.
+        past: embeddings `(Q, D)` of other images, which get no gradient: every row of z repels from
+            them too, and the mean is over the V²N(N − 1) pairs within z and the V·N·Q with `past`.
+        own: where z holds the images of all processes, those of this one: it computes their share
+            and their gradient, and the values are summed over the processes. None: all of z.
 
     Raises:
         UserError: a wrong shape or kernel, or fewer than 2 images.
@@ -177,9 +180,8 @@ def repulsion(
             f"repulsion expects past embeddings (Q, {z.shape[2]}), got {tuple(past.shape)}."
         )
     wide = _widen(z)
-    queued = None if past is None else past.to(wide)
-    value: Tensor = Repulsion.apply(wide, queued, kernel, margin, t, beta, own)  # pyright: ignore[reportAssignmentType]
-    return value
+    queued = None if past is None else past.detach().to(wide)
+    return dispersion.repulsion(wide, queued, kernel, margin, t, beta, own)
 
 
 def _check_scale(scale: str) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnp import losses
-from pnp.distributed import gather, gather_images, world_size
+from pnp.distributed import gather_images, global_mean
 from pnp.errors import UserError
 
 TERMS = ("alignment", "variance", "covariance", "repulsion")
@@ -21,7 +21,8 @@ class PNP(nn.Module):
     """P¬P: local alignment plus global dispersion, `L = Σ weight_k · term_k`.
 
     Alignment compares the views of one image; variance, covariance and repulsion are statistics of
-    the global batch: with several processes the embeddings of all of them are gathered first.
+    the global batch: with several processes the embeddings of all of them are gathered first. Every
+    term and the loss are those of the global batch on every rank; see `docs/distributed.md`.
 
     Args:
         weights: term -> weight; a term that is absent or weighs 0 is not computed.
@@ -30,9 +31,10 @@ class PNP(nn.Module):
         floor: variance floor, in units of 1/√D at scale `sphere`.
         scale: `sphere` (reachable on unit vectors) or `absolute` (VICReg's own).
         eps: inside the root of the variance term; relative to the floor at scale `sphere`.
-        queue: so many earlier teacher embeddings (one view an image, newest first) that repulsion
-            also looks at; they pull no gradient. With n images a step, the first steps of an epoch
-            may find an image's own embedding of up to `queue / n` steps before the epoch's end.
+        queue: images of earlier steps that repulsion also looks at, by the teacher's embedding of
+            their first view (newest first); every forward in training mode adds its own. They get
+            no gradient. In the first `queue` images of an epoch an image may meet its own embedding
+            of the epoch before.
 
     Raises:
         UserError: an unknown term, scale or kernel, a negative weight, or no weight above 0.
@@ -64,11 +66,12 @@ class PNP(nn.Module):
                 raise UserError(f"objective.{name}={value} must be above 0.")
         if not -1 <= margin < 1:
             raise UserError(f"objective.margin={margin} is a cosine: give a value in [-1, 1).")
-        if queue < 0:
-            raise UserError(f"objective.queue={queue} must not be negative.")
-        self.queue = queue
+        if queue < 0 or queue % 1:
+            raise UserError(f"objective.queue={queue} must be a number of images, or 0 for none.")
+        self.queue = int(queue) if "repulsion" in self.weights else 0
         self.past: Tensor | None
-        self.register_buffer("past", None)  # saved with the module once there is something in it
+        # Saved with the module once there is something in it; its length says how full it is.
+        self.register_buffer("past", None)
         self.register_load_state_dict_pre_hook(_make_room)  # pyright: ignore[reportUnknownMemberType]
         self.margin, self.kernel, self.floor, self.scale, self.eps = (
             margin,
@@ -86,23 +89,23 @@ class PNP(nn.Module):
     ) -> dict[str, Tensor]:
         """The weighted sum as `"loss"`, and every computed raw (unweighted) term by name.
 
-        With several processes the mean of each over the ranks is that of the global batch, and so
-        is the mean of the gradients.
-
         Args:
             student: unit embeddings `(V, N, D)` of this process's images.
             teacher: unit embeddings `(W, N, D)` of the same images, without gradient.
             epoch: unused here; objectives with schedules ask for it.
         """
-        everyone, own = gather_images(student, dim=1)
-        # DDP averages over ranks: a rank with more images than others has to count for more.
-        share = 1.0 if own is None else student.shape[1] * world_size() / everyone.shape[1]
+        everyone, own = student, None
+        if self.weights.keys() - {"alignment"}:
+            # What the queue will take travels with the student: one collective.
+            sent = torch.cat([student, teacher[:1].detach()]) if self.queue else student
+            everyone, own = gather_images(sent, dim=1)
+        z = everyone[: len(student)]
         compute = {
-            "alignment": lambda: share * losses.alignment(student, teacher),
-            "variance": lambda: losses.variance(everyone, self.floor, self.scale, self.eps),
-            "covariance": lambda: losses.covariance(everyone, self.scale),
+            "alignment": lambda: global_mean(losses.alignment(student, teacher), student.shape[1]),
+            "variance": lambda: losses.variance(z, self.floor, self.scale, self.eps),
+            "covariance": lambda: losses.covariance(z, self.scale, own),
             "repulsion": lambda: losses.repulsion(
-                everyone, self.margin, self.kernel, past=self.past, own=own
+                z, self.margin, self.kernel, past=self.past, own=own
             ),
         }
         terms = {name: compute[name]() for name in self.weights}
@@ -110,21 +113,24 @@ class PNP(nn.Module):
             (weight * terms[name] for name, weight in self.weights.items()), student.new_zeros(())
         )
         if self.queue and self.training:
-            new = gather(teacher[:1].detach(), dim=1)[0]
+            new = everyone[-1].detach()
             old = new[:0] if self.past is None else self.past.to(new)
-            self.past = torch.cat([new, old])[: self.queue]
+            self.past = torch.cat([new, old])[: self.queue].clone()
         return {"loss": loss, **terms}
 
     def extra_repr(self) -> str:
         """The formula at a glance, for logs."""
         formula = " + ".join(f"{weight:g}·{name}" for name, weight in self.weights.items())
-        return f"{formula}, scale={self.scale}, kernel={self.kernel}, margin={self.margin:g}"
+        return (
+            f"{formula}, scale={self.scale}, kernel={self.kernel}, margin={self.margin:g}, "
+            f"queue={self.queue}"
+        )
 
 
-def _make_room(module: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """A queue is as long as it was when it was saved."""
-    saved = state.get(f"{prefix}past")
-    if saved is not None and getattr(module, "queue", 0):
+def _make_room(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Take over the shape of a saved queue: it depends on D and on how full it was."""
+    saved = state_dict.get(f"{prefix}past")
+    if saved is not None and isinstance(module, PNP) and module.queue:
         module.past = torch.empty_like(saved)
 
 

@@ -26,6 +26,7 @@ def both(function, z):
 @pytest.fixture(params=[7, 64, 2**19])
 def block(request, monkeypatch):
     monkeypatch.setitem(dispersion.BLOCK, "cpu", request.param)
+    monkeypatch.setattr(dispersion, "LEAST", 1)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
@@ -55,6 +56,15 @@ def test_covariance_equals_the_naive_form_on_either_side(images, dims, scale, dt
         strict=True,
     ):
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_float32_keeps_five_digits_over_many_blocks(kernel):
+    z = normalize(sphere(2, 500, 16) + 0.2, dim=-1)
+    value, grad = both(lambda z: losses.repulsion(z, kernel=kernel), z.float())
+    expected, slope = both(lambda z: repulsion(z, kernel=kernel), z)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(grad.double(), slope, rtol=0, atol=1e-5 * float(slope.abs().max()))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -92,6 +102,7 @@ def test_gradients_are_exact_with_a_queue(kernel):
 
 def test_no_pair_matrix_outlives_its_block(monkeypatch):
     monkeypatch.setitem(dispersion.BLOCK, "cpu", 1000)
+    monkeypatch.setattr(dispersion, "LEAST", 1)
     largest = []
     multiply = torch.Tensor.__matmul__
 

@@ -148,6 +148,12 @@ def test_the_queue_travels_with_the_state_dict_and_an_empty_one_adds_nothing_to_
     assert torch.equal(objective.past, other.past)
 
 
+def test_a_queue_without_repulsion_keeps_nothing():
+    objective = PNP({"alignment": 1, "variance": 1}, queue=20)
+    objective(*batch(8))
+    assert objective.state_dict() == {}
+
+
 def test_a_queue_below_zero_is_refused():
     with pytest.raises(UserError, match=r"objective\.queue=-1"):
         PNP(queue=-1)
