@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -294,7 +295,9 @@ def test_a_job_that_dies_without_a_word_is_listed(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "seed=0: ended without a message; killed, or out of memory?" in done.stderr
+    # Both jobs begin at once; joblib stops the other when the first one is gone.
+    assert re.search(r"seed=[01]: ended without a message; killed, or out of memory", done.stderr)
+    assert "did you mean" not in done.stderr
 
 
 PRESETS = {"ablation": 7 * 2 * 3, "seeds": 5, "weights": 5 * 4, "critical_scale": 3 * 3 * 3 * 3}

@@ -277,6 +277,7 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, command):
         (["objective=no_repulsio"], 1, "did you mean objective=no_repulsion"),
         (["views.count=1"], 2, "at least 2"),
         (["hydra.run.dir=/proc/nothing"], 2, "cannot write to"),
+        (["hydra.run.dir='/proc/a b'"], 2, "cannot write to"),
     ],
 )
 def test_the_command_line_explains_mistakes(tmp_path, command, arguments, status, message):

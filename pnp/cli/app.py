@@ -73,6 +73,9 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
         status = stop.code
     except KeyboardInterrupt:
         status = 130
+    except Exception:
+        if not Sweep.stopped:
+            raise  # else it is joblib's complaint about processes that were told to stop
     failed = _conclude(task.token)
     if Sweep.stopped:
         signum, Sweep.stopped = Sweep.stopped, 0
@@ -104,6 +107,7 @@ class Sweep(Callback):
         if Sweep.stopped:
             sys.exit(128 + signum)
         Sweep.stopped = signum
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
         print("stopping: running jobs save first", file=sys.stderr)
         for child in multiprocessing.active_children():
             if child.pid is not None:
@@ -239,6 +243,7 @@ def _check_run_dir(arguments: list[str]) -> None:
     """Hydra makes the run directory itself and would fail with a traceback."""
     for argument in arguments:
         key, _, value = argument.partition("=")
+        value = value.strip("\"'")  # Hydra's own quotes, around a path with spaces
         if key in ("hydra.run.dir", "hydra.sweep.dir") and "${" not in value:
             try:
                 Path(value).mkdir(parents=True, exist_ok=True)
@@ -264,7 +269,7 @@ def hint(config_name: str, arguments: list[str]) -> None:
     }
     for argument in arguments:
         key, separator, value = argument.lstrip("+~").partition("=")
-        if not separator or key.startswith("hydra."):
+        if not separator or key.startswith(("hydra.", "hydra/")):
             continue
         if key in groups:
             near = get_close_matches(value, groups[key], 1)
