@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # What SLURM (--signal=USR1@120) and submitit (USR2) send before the time is up: start me again.
@@ -29,15 +29,18 @@ class Listener:
     """While entered, a signal raises `Interrupted`: at once, or where deferring code asks for it.
 
     `deferred` is set by code that must finish what it does first; it looks at `seen`. A second
-    Ctrl-C does not wait.
+    Ctrl-C does not wait. Listeners nest, and share `leaving`: when one has raised, what cleans up is
+    not disturbed by a signal that the next one out receives.
     """
 
+    leaving: ClassVar[bool] = False
+
     def __init__(self) -> None:
-        self.seen, self.deferred, self.leaving = 0, False, False
+        self.seen, self.deferred = 0, False
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "Listener":
-        self.seen, self.deferred, self.leaving = 0, False, False
+        self.seen, self.deferred, Listener.leaving = 0, False, False
         self.before = {number: signal.getsignal(number) for number in STOPPING}
         self.install()
         return self
@@ -58,8 +61,8 @@ class Listener:
         """The handler."""
         impatient = signum == signal.SIGINT == self.seen
         self.seen = self.seen or signum
-        if impatient or not (self.deferred or self.leaving):
-            self.leaving = True  # what cleans up now is not disturbed again
+        if impatient or not (self.deferred or Listener.leaving):
+            Listener.leaving = True
             raise Interrupted(signum)
 
 
