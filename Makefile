@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(PYTHON) -m uv
 ARGS ?=
+# Tests side by side; stragglers are handed over to whoever is free.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup train test test-all lint format ablation wheel-test lock clean
 
@@ -28,10 +30,10 @@ train: .venv/.ready  ## train, evaluate and report on the embedded data; ARGS="d
 	$(BIN)/pnp-train $(ARGS)
 
 test: .venv/.ready  ## the tests (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all: .venv/.ready  ## the slow tests too, and the wheel
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
 	$(MAKE) --no-print-directory wheel-test
 
 lint: .venv/.ready  ## ruff, ruff format, pyright

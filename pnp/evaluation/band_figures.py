@@ -40,7 +40,7 @@ def draw_curves(file: Path, answers: Mapping[str, Mapping[str, Answer]]) -> None
                 axis.plot(*_xy(curves["oracle"]), ":", color="black", linewidth=1.3)
         axis.set(xscale="log", ylim=(0, 1), title=concept)
     panels[0].set(xlabel="allowed error, each side", ylabel="share in the band")
-    panels[0].legend(frameon=False, fontsize=7)
+    panels[0].legend(loc="upper right", frameon=False, fontsize=7)
     figure.savefig(file)
 
 
@@ -64,7 +64,7 @@ def draw_scores(file: Path, answers: Mapping[str, Answer]) -> None:
         axis.axvspan(edges[0], edges[1], color=BAND, alpha=0.3, linewidth=0, label="band")
         axis.set(title=concept)
     panels[0].set(xlabel="logit", ylabel="test images")
-    panels[0].legend(frameon=False, fontsize=7)
+    panels[0].legend(loc="upper right", frameon=False, fontsize=7)
     figure.savefig(file)
 
 
@@ -95,7 +95,7 @@ def draw_posterior(
     axis.bar(centre, share, width=0.045, color=BAND, label="in the band")
     axis.step(edges, [*best, best[-1]], where="post", color="black", linestyle=":", label="oracle")
     axis.set(xlabel="η = Pr(P | image)", ylabel="share of the images", ylim=(0, 1.05))
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(loc="upper right", frameon=False, fontsize=8)
     figure.savefig(file)
 
 
@@ -172,7 +172,7 @@ def draw_regions(file: Path, plane: np.ndarray, found: Answer) -> None:
     for value, colour, label in ((0, NOT_P, "¬P"), (-1, BAND, "uncertain"), (1, P, "P")):
         chosen = plane[region == value]
         panels[0].scatter(*chosen.T, s=4, alpha=0.6, linewidths=0, color=colour, label=label)
-    panels[0].legend(markerscale=3, frameon=False, fontsize=8)
+    panels[0].legend(loc="upper right", markerscale=3, frameon=False, fontsize=8)
     panels[0].set(xlabel="first principal axis", ylabel="second")
     figure.savefig(file, dpi=110)
 
