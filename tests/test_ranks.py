@@ -86,8 +86,11 @@ def test_when_one_process_is_killed_the_other_ends_within_a_minute_and_says_why(
                 time.sleep(0.5)
         finally:
             main.kill()
-    text = log.read_text()
-    assert ("rank 0" in text and "is gone") if victim == 0 else "terminated with code -9" in text
+    # Who notices first: a collective in the survivor, its watch over rank 0, or Lightning's launcher.
+    said = ("another process of this run", "is gone", "terminated with code -9")
+    text = " ".join(log.read_text().split())
+    assert any(words in text for words in said)
+    assert "Traceback" not in text
 
 
 def test_processes_of_a_slurm_step_take_the_directory_of_rank_0(tmp_path, monkeypatch):

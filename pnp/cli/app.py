@@ -207,6 +207,11 @@ def _message(error: Exception) -> str | None:
     """What to tell a user; None for what is a mistake of the program."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, RuntimeError) and " by peer" in str(error):  # gloo's words
+        return (
+            "the connection to another process of this run broke: it was killed (out of memory?) "
+            "or failed with a message of its own. resume=auto goes on from the last checkpoint."
+        )
     if isinstance(error, OSError) and (error.filename or error.strerror):
         return f"cannot read or write {error.filename or 'the run directory'}: {error.strerror}."
     return None
