@@ -29,8 +29,8 @@ class Listener:
     """While entered, a signal raises `Interrupted`: at once, or where deferring code asks for it.
 
     `deferred` is set by code that must finish what it does first; it looks at `seen`. A second
-    Ctrl-C does not wait. Listeners nest, and share `leaving`: when one has raised, what cleans up is
-    not disturbed by a signal that the next one out receives.
+    Ctrl-C does not wait. Listeners nest, and share `leaving`: when one has raised, what cleans up
+    is not disturbed by a signal that the next one out receives.
     """
 
     leaving: ClassVar[bool] = False

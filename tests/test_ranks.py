@@ -86,7 +86,7 @@ def test_when_one_process_is_killed_the_other_ends_within_a_minute_and_says_why(
                 time.sleep(0.5)
         finally:
             main.kill()
-    # Who notices first: a collective in the survivor, its watch over rank 0, or Lightning's launcher.
+    # The first to notice: a collective of the survivor, its watch over rank 0, or Lightning.
     said = ("another process of this run", "is gone", "terminated with code -9")
     text = " ".join(log.read_text().split())
     assert any(words in text for words in said)
