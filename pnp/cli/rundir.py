@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def run_directory(cfg: Any) -> Path:
 
     if cfg.get("run_dir"):
         path = Path(cfg.run_dir)
+        _remove_hydras_own(path)
     elif HydraConfig.initialized():
         path = Path(HydraConfig.get().runtime.output_dir)
     elif "hydra" in cfg:
@@ -32,6 +34,20 @@ def run_directory(cfg: Any) -> Path:
         raise UserError("run_dir is null outside of Hydra: set run_dir=PATH.")
     make(path)
     return path
+
+
+def _remove_hydras_own(path: Path) -> None:
+    """With run_dir=PATH, the directory that Hydra made all the same stays empty: remove it."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    runtime = HydraConfig.get().runtime if HydraConfig.initialized() else None
+    if runtime is None or OmegaConf.is_missing(runtime, "output_dir"):
+        return
+    own = Path(runtime.output_dir)
+    with suppress(OSError):  # not empty: something else is in it
+        if own.resolve() != path.resolve():
+            own.rmdir()
 
 
 def make(path: Path) -> None:
