@@ -100,7 +100,8 @@ def _repulsion(
         # Alone, a process meets every pair from one end only and counts it for both.
         left, right = (start, len(rows)) if own is None else (0, stop)
         s = rows[start:stop] @ columns[left:].T
-        same = s[:, start - left : stop - left].unflatten(1, (-1, views)).unflatten(0, (-1, views))
+        square = s[:, start - left : stop - left]
+        same: Tensor = square.view(-1, views, (stop - start) // views, views)
         same.diagonal(dim1=0, dim2=2).fill_(-torch.inf)  # views of one image do not repel
         if kernel == "gaussian":
             s.mul_(2.0).sub_(norms[start:stop, None]).sub_(norms[left:]).mul_(t)
