@@ -7,16 +7,17 @@ step (Linux). Rows are interleaved.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+from timing import fresh, machine, progress, tell
 
-def one_step(count: int, micro: int | None) -> dict[str, float]:
+
+def one_step(
+    count: int, micro: int | None, *, width: int = 24, dims: int = 128, views: int = 2
+) -> dict[str, float]:
     """Seconds and extra peak memory (MiB) of one step of the default network on `count` images."""
     import torch
     from memory import extra_peak
@@ -28,15 +29,13 @@ def one_step(count: int, micro: int | None) -> dict[str, float]:
     from pnp.objectives import PNP
     from pnp.views import Views
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = backbone("small_cnn", in_channels=3, image_size=32, width=24, depth=4, pool=2)
-    views = Views(32, scale=(0.3, 1.0), mean=[0.5] * 3, std=[0.25] * 3)
+    net = backbone("small_cnn", in_channels=3, image_size=32, width=width, depth=4, pool=2)
     module = SelfSupervised(
         net,
-        projector(net.dim),
+        projector(net.dim, out=dims),  # pyright: ignore[reportArgumentType]
         PNP(),
-        views,
+        Views(32, views, scale=(0.3, 1.0), mean=[0.5] * 3, std=[0.25] * 3),
         micro_batch=micro,
         log_every=1000,
         channels_last=True,
@@ -71,19 +70,21 @@ def main() -> None:
     parser.add_argument("--row", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
+        import torch
+
+        torch.set_num_threads(1)
         count, micro = options.row
-        print(json.dumps(one_step(count, micro or None)))
+        tell(one_step(count, micro or None))
         return
     counts = [256 * 2**i for i in range(20) if 256 * 2**i <= options.most]
     rows = [(n, options.micro) for n in counts] + [(n, 0) for n in counts if n <= options.whole]
     found: dict[tuple[int, int], list[dict[str, float]]] = {row: [] for row in rows}
     for turn in range(options.repeat):
         for row in rows:
-            print(f"\rround {turn + 1}/{options.repeat}: {row}      ", end="", file=sys.stderr)
-            command = [sys.executable, __file__, "--row", *map(str, row)]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            found[row].append(json.loads(out))
-    print(file=sys.stderr)
+            progress(f"round {turn + 1}/{options.repeat}: {row}")
+            found[row].append(fresh(__file__, "--row", *row))
+    progress("")
+    print(f"{machine(1)}; {options.repeat} processes per row\n")
     print("| global batch | micro-batch | extra peak MiB | ms per image | range |")
     print("|---|---|---|---|---|")
     for (count, micro), runs in found.items():

@@ -9,24 +9,21 @@ no boolean indexing. The last table asks what one Gram matrix for both terms wou
 """
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from memory import extra_peak
+from timing import fresh, in_turns, machine, ratio, tell
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from pnp import losses
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import naive
+import naive  # pyright: ignore[reportMissingImports]
 
 # term, N, D: rows of one view
 CASES = [
@@ -91,27 +88,6 @@ def both(z: Tensor) -> Tensor:
     return losses.repulsion(z) + losses.covariance(z, "absolute")
 
 
-def in_turns(runs: Mapping[str, Run], rounds: int, name: str) -> dict[str, list[float]]:
-    """Seconds of each, `rounds` times."""
-    times: dict[str, list[float]] = {key: [] for key in runs}
-    for turn in range(rounds + 1):
-        print(f"\r{name}: round {turn}/{rounds}      ", end="", file=sys.stderr)
-        for key, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn:  # the first turn warms up
-                times[key].append(time.perf_counter() - start)
-    print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
-    return times
-
-
-def ratio(above: Sequence[float], below: Sequence[float], digits: int = 1) -> str:
-    """Median and range of the ratios of one round each."""
-    found = sorted(a / b for a, b in zip(above, below, strict=True))
-    low, middle, high = found[0], statistics.median(found), found[-1]
-    return f"{middle:.{digits}f}× ({low:.{digits}f} – {high:.{digits}f})"
-
-
 def peak(term: str, form: str, n: int, d: int) -> float:
     """Extra peak memory in MiB of one step."""
     function = getattr(FORMS[form], term)
@@ -121,18 +97,7 @@ def peak(term: str, form: str, n: int, d: int) -> float:
 
 def measured(term: str, form: str, n: int, d: int) -> float:
     """`peak` in a process of its own."""
-    command = [sys.executable, __file__, "--peak", term, form, str(n), str(d)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(out)
-
-
-def machine() -> str:
-    """What the numbers belong to."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    cpu = torch.backends.cpu.get_cpu_capability()
-    version = f"torch {torch.__version__}, Python {platform.python_version()}"
-    return f"{platform.machine()} ({cpu}), 1 thread, {version}, commit {commit or 'unknown'}"
+    return fresh(__file__, "--peak", term, form, n, d)
 
 
 def main() -> None:
@@ -147,9 +112,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.peak:
         term, form, n, d = options.peak
-        print(json.dumps(peak(term, form, int(n), int(d))))
+        tell(peak(term, form, int(n), int(d)))
         return
-    print(f"{machine()}; {options.rounds} rounds: median (min – max)\n")
+    print(f"{machine(1)}; {options.rounds} rounds: median (min – max)\n")
     print("| term | N, D | naive ms | naive MiB | faster | closed / naive memory |")
     print("|---|---|---|---|---|---|")
     for term, n, d in CASES:

@@ -13,7 +13,7 @@ tune() {
 }
 common=(trainer.max_epochs=2 optim.warmup_epochs=0.2 callbacks.monitor.every_n_epochs=2 logger=csv
   evaluation.test=false 'data.pretrain_on=[train]' evaluation.references=[] evaluation.band=null
-  evaluation.fractions=[] "$@")
+  evaluation.fractions=[] 'evaluation.l2=[0.001]' "$@")
 tune pnp method.momentum=0.96,0.99
 tune dino method.momentum=0.96,0.99
 tune byol method.momentum=0.96,0.99
