@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 from omegaconf import OmegaConf
+from tiny_data import write_fashion_mnist
 
 from pnp.cli.app import conf_dir
 from pnp.cli.build import plain
@@ -45,8 +47,16 @@ def test_every_option_composes_and_builds(compose, tmp_path, group, option):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_takes_a_step(compose, experiment):
-    train(compose(f"experiment={experiment}", "trainer.fast_dev_run=true", "evaluation.k=5"))
+def test_every_experiment_takes_a_step(compose, tmp_path, experiment):
+    if not experiment.startswith("fashion_mnist"):
+        train(compose(f"experiment={experiment}", "trainer.fast_dev_run=true", "evaluation.k=5"))
+        return
+    write_fashion_mnist(tmp_path, train=120, test=80)
+    small = [word for word in TINY if not word.startswith(("data.", "trainer.max_epochs"))]
+    data = [f"data.root={tmp_path}", "data.validation=40", "data.batch_size=16"]
+    where = f"run_dir={tmp_path / 'run'}"
+    brief = "trainer.fast_dev_run=true"
+    train(compose(f"experiment={experiment}", *small, *data, where, brief, tiny=False))
 
 
 @pytest.mark.parametrize(

@@ -3,31 +3,22 @@
 import gzip
 import hashlib
 import pickle
-import struct
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_data import idx, write_fashion_mnist
 
 from pnp.data import datasets, folder
 from pnp.errors import UserError
-
-
-def idx(array: np.ndarray) -> bytes:
-    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.astype(np.uint8).tobytes()
 
 
 @pytest.fixture
 def fashion(tmp_path, monkeypatch):
     """Four idx files as published, and no others on this machine or the net."""
     monkeypatch.setattr(datasets, "DEBIAN", tmp_path / "nowhere")
-    rng = np.random.default_rng(0)
-    for prefix, n in (("train", 12), ("t10k", 6)):
-        images, labels = rng.integers(0, 256, (n, 28, 28)), np.arange(n) % 10
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            (tmp_path / f"{prefix}-{name}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+    write_fashion_mnist(tmp_path, train=12, test=6)
     return tmp_path
 
 

@@ -79,7 +79,7 @@ class Space:
     values: Tensor
 
     @classmethod
-    def of(cls, features: Float[Tensor, "n d"], largest: int = 1536) -> "Space":
+    def of(cls, features: Float[Tensor, "n d"], largest: int = 4096) -> "Space":
         """The space of a training set; up to `largest` axes are rotated."""
         features = features.float()
         mean, scale = features.mean(0), features.std(0).clamp_min(1e-6)
