@@ -8,19 +8,20 @@ ARGS ?=
 # Tests side by side; stragglers are handed over to whoever is free.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup train test test-all lint format ablation wheel-test lock clean
+.PHONY: help setup train test test-all lint format ablation bench bench-gpu wheel-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # The stamp makes every later call instant: set-up runs again only when the lock or the metadata change.
+# Bytecode is made once, here: where Python may not keep it, every start would compile torch anew (12 s).
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(f"P¬P SSL needs Python >= 3.11; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
 	@$(UV) --version >/dev/null 2>&1 || $(PYTHON) -m pip install -q uv \
 		|| { echo "cannot install uv: run '$(PYTHON) -m venv ~/.pnp-tools && ~/.pnp-tools/bin/pip install uv',"; \
 		     echo "then make PYTHON=~/.pnp-tools/bin/python …"; exit 1; }
 	@test -x $(BIN)/python || $(UV) venv -q --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
-	$(UV) pip sync -q --python $(BIN)/python requirements.lock
+	$(UV) pip sync -q --compile-bytecode --python $(BIN)/python requirements.lock
 	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
@@ -49,6 +50,15 @@ format: .venv/.ready  ## let ruff mend what it can
 ablation: .venv/.ready  ## every ablation of the objective, 2 scales, 3 seeds, into runs/ablation
 	$(BIN)/pnp-train -m sweep=ablation logger=csv $(ARGS)
 	$(BIN)/pnp-report runs/ablation
+
+bench: .venv/.ready  ## speed beside torchvision, kornia and lightly: ratios with spread, under 10 minutes
+	$(BIN)/python benchmarks/views.py --rounds 7
+	$(BIN)/python benchmarks/step.py --rounds 3 --images 2560
+	$(BIN)/python benchmarks/objectives.py --rounds 3 --processes 1
+	$(BIN)/python benchmarks/startup.py --rounds 3
+
+bench-gpu: .venv/.ready  ## the training step on a GPU: images/s, TFLOP/s, memory, parts
+	$(BIN)/python benchmarks/step.py --device cuda --model resnet18 --batch 512 --compile $(ARGS)
 
 # What a user gets from an installed wheel, in an environment and a folder that know no checkout.
 wheel-test: .venv/.ready  ## build the wheel, install it elsewhere, run it from an empty folder

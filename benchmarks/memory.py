@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def _status(key: str) -> float:
+def level(key: str) -> float:
+    """MiB of a line of /proc/self/status: VmRSS, VmHWM, RssAnon."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
     return int(line.split()[1]) / 1024
 
@@ -14,6 +15,6 @@ def extra_peak(run: Callable[[], object]) -> float:
     """MiB of resident memory that `run` needs at its worst moment, above what was there before."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier calls freed would otherwise be reused
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = level("VmRSS")
     run()
-    return _status("VmHWM") - before
+    return level("VmHWM") - before

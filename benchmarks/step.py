@@ -1,0 +1,166 @@
+"""Images per second of whole epochs: our training loop beside lightly's documented one.
+
+Same backbone, sizes of heads, batch, images, view parameters and kind of loss; each loop is a
+process of its own and they take turns, one epoch each, after an epoch that warms up (`arms.py`,
+`rival.py`). lightly runs with DataLoader workers and without; the faster one is what the ratios
+divide by. bf16 runs where the hardware multiplies it. Memory is that of the main process at its
+highest: resident on a CPU, allocated on a GPU. TFLOP/s counts the products of networks and
+objective (torch.utils.flop_counter), for all loops alike. The parts of a step are timed one after
+another, the device waited for after each, so they are shares, not a speed.
+stable-pretraining is not among the dependencies and is not compared.
+
+    python benchmarks/step.py [--method vicreg]
+    python benchmarks/step.py --device cuda --model resnet18 --batch 512 --compile
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from arms import SCRIPT, Spec
+from timing import arms_in_turns, fresh, machine, ratio
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bf16."""
+    import torch
+
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise SystemExit("--device cuda: torch sees no CUDA GPU here.")
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def line_up(base: Spec, workers: int, *, bf16: bool, compiled: bool) -> dict[str, Spec]:
+    """The arms by name; lightly's run in fp32 with and without workers.
+
+    Args:
+        base: what they share.
+        workers: processes of lightly's DataLoader.
+        bf16: add the arms in bf16-mixed.
+        compiled: add ours with `method.compile=true`, in the last precision.
+    """
+    rival = replace(base, loop="lightly")
+    arms = {
+        f"lightly fp32, {workers} workers": replace(rival, workers=workers),
+        "lightly fp32, no workers": rival,
+        "ours fp32": base,
+    }
+    best = base
+    if bf16:
+        best = replace(base, precision="bf16-mixed")
+        arms[f"lightly bf16, {workers} workers"] = replace(
+            rival, workers=workers, precision="bf16-mixed"
+        )
+        arms["ours bf16"] = best
+    name = "bf16" if bf16 else "fp32"
+    arms[f"ours {name}, no Lightning"] = replace(best, loop="bare")
+    if compiled:
+        faster = (*base.overrides, "method.compile=true")
+        arms[f"ours {name}, compiled"] = replace(best, overrides=faster)
+    return arms
+
+
+def rival_of(found: dict[str, list[dict[str, float]]], precision: str) -> str | None:
+    """The fastest arm of lightly in a precision."""
+    names = [name for name in found if name.startswith(f"lightly {precision}")]
+    return max(names, key=lambda name: statistics.median(speeds(found, name)), default=None)
+
+
+def speeds(found: dict[str, list[dict[str, float]]], name: str) -> list[float]:
+    """Images per second of an arm, by round."""
+    return [turn["speed"] for turn in found[name]]
+
+
+def table(found: dict[str, list[dict[str, float]]], flop: float) -> list[str]:
+    """Markdown: one arm per row, ratios of the same round."""
+    lines = [
+        "| loop | images/s | × lightly fp32 | × lightly, same precision | TFLOP/s | MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in found:
+        middle = statistics.median(speeds(found, name))
+        against = []
+        for precision in ("fp32", "bf16" if "bf16" in name else "fp32"):
+            rival = rival_of(found, precision)
+            against.append(ratio(speeds(found, name), speeds(found, rival), 2) if rival else "")
+        tera = f"{middle * flop / 1e12:.3g}" if flop else ""
+        memory = max(turn["mib"] for turn in found[name])
+        lines.append(f"| {name} | {middle:,.0f} | {' | '.join(against)} | {tera} | {memory:,.0f} |")
+    return lines
+
+
+def parts(ms: dict[str, float]) -> list[str]:
+    """Markdown: the parts of our step."""
+    whole = sum(ms.values())
+    rows = [f"| {name} | {spent:.2f} | {spent / whole:.1%} |" for name, spent in ms.items()]
+    return ["| part of our step | ms | share |", "|---|---|---|", *rows]
+
+
+def options(arguments: Sequence[str] | None = None) -> Any:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--method", choices=("byol", "vicreg"), default="byol", help="default byol")
+    add("--model", choices=("small_cnn", "resnet18"), default="small_cnn", help="same in all arms")
+    add("--width", type=int, default=24, help="of small_cnn (default 24)")
+    add("--batch", type=int, default=256, help="images per step (default 256)")
+    add("--images", type=int, help="per epoch (default 5120; 51200 on a GPU)")
+    add("--rounds", type=int, default=5, help="timed epochs of each arm (default 5)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
+    add("--threads", type=int, help="of torch in each process (default: all cores)")
+    add("--workers", type=int, help="of lightly's DataLoader (default: one per core)")
+    add("--compile", action="store_true", help="add ours with method.compile=true")
+    add("--arms", help="run only the arms whose names contain one of these words, split by commas")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Print the tables."""
+    given = options()
+    from pnp.data.files import cores
+
+    threads, workers = given.threads or cores(), given.workers or cores()
+    images = given.images or (51_200 if given.device == "cuda" else 5_120)
+    width = [f"model.width={given.width}"] if given.model == "small_cnn" else []
+    base = Spec(
+        "ours",
+        rounds=given.rounds,
+        method=given.method,
+        model=given.model,
+        batch=given.batch,
+        images=images,
+        device=given.device,
+        threads=threads,
+        overrides=("optim=sgd", *width),
+    )
+    bf16 = has_bf16(given.device)
+    arms = line_up(base, workers, bf16=bf16, compiled=given.compile)
+    wanted = given.arms.split(",") if given.arms else [""]
+    arms = {name: arm for name, arm in arms.items() if any(word in name for word in wanted)}
+    print(f"{machine(threads, 'lightning', 'lightly', 'torchvision')}\n")
+    print(
+        f"{given.method}, {given.model}, batch {given.batch}, {images:,} images of 32×32 RGB, "
+        f"{given.device}; {given.rounds} rounds: median (min – max)\n",
+        flush=True,
+    )
+    found, failed = arms_in_turns(
+        SCRIPT, {name: arm.arguments() for name, arm in arms.items()}, given.rounds
+    )
+    ours = replace(base, precision="bf16-mixed") if bf16 else base
+    account = fresh(SCRIPT, *replace(ours, profile=True).arguments())
+    print("\n".join(table(found, account["flop"])), "\n")
+    print(f"{account['flop'] / 1e9:.3f} GFLOP per image\n")
+    print("\n".join(parts(account["ms"])))
+    for name, why in failed.items():
+        print(f"\n{name} did not run:\n{why}")
+
+
+if __name__ == "__main__":
+    main()
