@@ -8,7 +8,7 @@ ARGS ?=
 # Tests side by side; stragglers are handed over to whoever is free.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup train test test-all lint format ablation bench bench-gpu wheel-test lock clean
+.PHONY: help setup train test test-all lint format ablation bench bench-gpu docs wheel-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,10 @@ bench: .venv/.ready  ## speed beside torchvision, kornia and lightly: ratios wit
 
 bench-gpu: .venv/.ready  ## the training step on a GPU: images/s, TFLOP/s, memory, parts
 	$(BIN)/python benchmarks/step.py --device cuda --model resnet18 --batch 512 --compile $(ARGS)
+
+docs: .venv/.ready  ## the documentation site: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 # What a user gets from an installed wheel, in an environment and a folder that know no checkout.
 wheel-test: .venv/.ready  ## build the wheel, install it elsewhere, run it from an empty folder
