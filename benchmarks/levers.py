@@ -54,7 +54,8 @@ def levers(base: Spec, *, bf16: bool, compiled: bool) -> dict[str, Spec]:
     elif base.threads > 1:
         arms["1 thread"] = replace(base, threads=1)
     if compiled:
-        arms["method.compile=true"] = changed("method.compile=true")
+        for part in ("encoder", "views", "objective"):
+            arms[f"method.compile=[{part}]"] = changed(f"method.compile=[{part}]")
     return arms
 
 
@@ -158,7 +159,7 @@ def main() -> None:
     add("--model", choices=("small_cnn", "resnet18"), default="small_cnn", help="default small_cnn")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     add("--threads", type=int, help="of torch in each process (default: all cores)")
-    add("--compile", action="store_true", help="try method.compile=true as well")
+    add("--compile", action="store_true", help="try method.compile as well, part by part")
     add("--only", choices=("switches", "folder", "calls"), help="one of the three tables")
     given = parser.parse_args()
     from pnp.data.files import cores

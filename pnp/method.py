@@ -1,6 +1,7 @@
 """The LightningModule: views -> student -> teacher -> objective -> log -> return."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -20,6 +21,7 @@ from pnp.teacher import EMATeacher
 from pnp.views import Views
 
 TEACHERS = ("ema", "stop_gradient", "none")
+COMPILED = ("encoder", "views", "objective")
 
 
 class Outputs(NamedTuple):
@@ -55,7 +57,7 @@ class SelfSupervised(L.LightningModule):
             objective still sees all of it. None takes the batch whole.
         concat_views: one forward for all views, so that BatchNorm sees them together; `auto` does
             so on a GPU, where it is faster, and takes them one by one on a CPU, where that is.
-        compile: compile backbones and projectors with `torch.compile`.
+        compile: hand parts to `torch.compile`: some of `COMPILED`, or True for encoder and views.
         seed: owns every random draw of training.
         log_every: optimizer steps between two logged values: logging each step costs 1 ms of it.
         channels_last: keep filters and images in the channels-last memory format.
@@ -81,7 +83,7 @@ class SelfSupervised(L.LightningModule):
         constant_head_lr: bool = False,
         micro_batch: int | None = None,
         concat_views: bool | str = "auto",
-        compile: bool = False,
+        compile: bool | Sequence[str] = False,
         seed: int = 0,
         log_every: int = 10,
         channels_last: bool = False,
@@ -105,12 +107,9 @@ class SelfSupervised(L.LightningModule):
         self.kind = teacher
         without = "head" if predicts else None
         self.teacher = EMATeacher(self.student, momentum, without) if teacher == "ema" else None
-        if compile:  # in place: names in the state dict stay as they are
-            for network in self.networks.values():
-                network.backbone.compile()
-                network.projector.compile()
         self.objective = objective
         self.views = views
+        self._compile(("encoder", "views") if compile is True else compile or ())
         self.optim = optim or Optim()
         self.freeze_head_epochs, self.constant_head_lr = freeze_head_epochs, constant_head_lr
         self.micro_batch, self.concat_views = micro_batch, concat_views
@@ -118,6 +117,21 @@ class SelfSupervised(L.LightningModule):
         self.total_steps = 0  # known once there is a trainer
         self.steps_per_epoch = 1
         self._again: tuple[list[Batch], Tensor, int] | None = None
+
+    def _compile(self, parts: Sequence[str]) -> None:
+        """Compile parts in place: names in the state dict stay as they are."""
+        if isinstance(parts, str) or not set(parts) <= set(COMPILED):
+            raise UserError(
+                f"method.compile={parts!r}: give true, false or some of [{', '.join(COMPILED)}]."
+            )
+        if "encoder" in parts:
+            for network in self.networks.values():
+                network.backbone.compile()
+                network.projector.compile()
+        if "views" in parts:
+            self.views.compile()
+        if "objective" in parts:
+            self.objective.compile()
 
     @property
     def networks(self) -> dict[str, Network]:

@@ -176,6 +176,11 @@ class Views:
         """
         return self._crops(images, generator)
 
+    def compile(self) -> None:
+        """Make the views by `torch.compile` from now on: the same draws, one to rounding."""
+        for made in (self, self._crops):
+            made._augment = torch.compile(made._augment)
+
     @torch.no_grad()
     def plain(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c s s"]:
         """What evaluation sees: no augmentation, resized if need be (bilinear), normalised.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The same tuning budget for every method: 4 runs, learning rate × the value its paper tunes, at the length of the
 # final runs, judged by the student's kNN on validation (the one network every method has). Test images are not read.
-#   bash experiments/003_rivals/tune.sh DATA [overrides…]     e.g. fashion_mnist
+#   bash experiments/003_rivals/tune.sh DATA [overrides…]     fashion_mnist, or cifar10 (data=image_folder … reads a folder)
 # Into runs/rivals_tune/DATA/METHOD; a finished run is skipped, a stopped one goes on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
