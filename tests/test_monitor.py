@@ -12,7 +12,7 @@ from pnp import geometry
 from pnp.callbacks.monitor import collapse_kind
 from pnp.errors import UserError
 from pnp.evaluation.heads import fit_concepts
-from pnp.evaluation.probes import Space, fit_linear, knn_votes, linear_probe
+from pnp.evaluation.probes import Space, fit_linear, knn_votes, linear_probe, products
 
 
 def kind(z):
@@ -81,6 +81,14 @@ def test_knn_agrees_with_scikit_learn_in_every_chunking():
         torch.testing.assert_close(
             votes / votes.sum(1, keepdim=True), expected, atol=1e-4, rtol=1e-3
         )
+
+
+@pytest.mark.parametrize("least", [1, 1e12])
+def test_products_of_rows_are_those_of_float64_by_either_library(least):
+    a, b = torch.randn(33, 70), torch.randn(51, 70)
+    expected = a.double() @ b.double().T
+    torch.testing.assert_close(products(a, b, least).double(), expected, rtol=0, atol=1e-4)
+    assert products(a.double(), b.double(), least).dtype == torch.float64
 
 
 def test_knn_refuses_more_neighbours_than_there_are():

@@ -22,6 +22,22 @@ L2_GRID = (1e-2, 1e-3, 1e-4)
 CHOOSE_ON = 20_000
 
 
+def products(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], least: float = 1e9
+) -> Float[Tensor, "n m"]:
+    """All inner products of rows, `a bᵀ`; those of `least` multiplications or more by oneDNN.
+
+    torch's default on a CPU is MKL, which uses AVX-512 on its own maker's processors only: for
+    33,000 rows of 3,072 numbers oneDNN took 0.55 of its time elsewhere (benchmarks/RESULTS.md).
+    """
+    large = len(a) * len(b) * a.shape[1] >= least
+    plain = (a.device.type, a.dtype, b.dtype) == ("cpu", torch.float32, torch.float32)
+    if large and plain and torch.backends.mkldnn.is_available():
+        with torch.no_grad():
+            return F.linear(a.contiguous().to_mkldnn(), b.contiguous().to_mkldnn()).to_dense()
+    return a @ b.T
+
+
 def knn_votes(
     bank: Float[Tensor, "m d"],
     bank_labels: Int64[Tensor, " m"],
@@ -54,7 +70,7 @@ def knn_votes(
     bank, queries = unit(bank), unit(queries)
     votes = []
     for chunk in queries.split(max(1, entries // len(bank))):
-        cosine, nearest = (chunk @ bank.T).topk(k, dim=1)
+        cosine, nearest = products(chunk, bank).topk(k, dim=1)
         weight = ((cosine - 1.0) / temperature).exp()  # −1: the same votes, and no overflow
         votes.append(
             weight.new_zeros(len(chunk), classes).scatter_add_(1, bank_labels[nearest], weight)
@@ -86,13 +102,13 @@ class Space:
         if features.shape[1] > largest:
             return cls(mean, scale, None, torch.ones_like(mean))
         x = (features - mean) / scale
-        values, rotation = torch.linalg.eigh(x.T @ x / len(x))
+        values, rotation = torch.linalg.eigh(products(x.T, x.T) / len(x))
         return cls(mean, scale, rotation, values.clamp_min(0))
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Features in this space."""
         x = (features.float() - self.mean) / self.scale
-        return x if self.rotation is None else x @ self.rotation
+        return x if self.rotation is None else products(x, self.rotation.T)
 
 
 @dataclass(frozen=True)
