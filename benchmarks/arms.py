@@ -1,9 +1,10 @@
-"""Training loops that run one epoch whenever they are given a turn: ours and lightly's own.
+"""Training loops that run one epoch whenever they are given a turn: ours and rivals' own.
 
 `step.py` and `levers.py` start each loop as a process of its own. Ours is what `pnp-train` runs,
 without monitors, checkpoints and evaluation; `bare` is the same without Lightning and logging.
-lightly's is that of its documented examples (`rival.py`), without logger, bar and checkpoints. All
-have the same backbone, sizes of heads, batch, images and view parameters.
+lightly's and stable-pretraining's are those of their documented examples (`rival.py`, `stable.py`),
+without logger, bar and checkpoints. All have the same backbone, sizes of heads, batch, images and
+view parameters.
 
     python benchmarks/arms.py '{"loop": "ours", "rounds": 3}'    # reads a line of stdin per epoch
 """
@@ -25,7 +26,7 @@ from timing import here, tell, wait
 
 @dataclass(frozen=True)
 class Spec:
-    """One arm: `loop` is ours, bare or lightly; `rounds` epochs follow one that warms up."""
+    """One arm: ours, bare, lightly or stable; `rounds` epochs follow one that warms up."""
 
     loop: str
     rounds: int = 5
@@ -36,7 +37,7 @@ class Spec:
     precision: str = "32-true"
     device: str = "cpu"
     threads: int = 1
-    workers: int = 0  # lightly's DataLoader
+    workers: int = 0  # a rival's DataLoader
     profile: bool = False  # tell FLOP and parts of a step instead of taking turns
     overrides: tuple[str, ...] = ()  # of pnp-train's configuration
 
@@ -190,7 +191,32 @@ def lightly(spec: Spec) -> None:
         num_workers=spec.workers,
         pin_memory=spec.device == "cuda",
     )
-    trainer = L.Trainer(
+    rival_trainer(spec, config, images=len(loader) * spec.batch).fit(module, loader)
+
+
+def stable(spec: Spec) -> None:
+    """stable-pretraining's BYOL or VICReg, see `stable.py`."""
+    import lightning as L
+    from stable import documented
+
+    config = configuration(spec)
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    module, loader, callbacks = documented(
+        config,
+        spec.method,
+        images=spec.images,
+        num_workers=spec.workers,
+        pin_memory=spec.device == "cuda",
+    )
+    trainer = rival_trainer(spec, config, *callbacks, images=len(loader) * spec.batch)
+    trainer.fit(module, loader)
+
+
+def rival_trainer(spec: Spec, config: dict[str, Any], *callbacks: Any, images: int) -> Any:
+    """Lightning's Trainer without what takes time and is not training."""
+    import lightning as L
+
+    return L.Trainer(
         max_epochs=spec.rounds + 1,
         devices=1,
         accelerator=config["trainer"]["accelerator"],
@@ -199,9 +225,8 @@ def lightly(spec: Spec) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[turns(spec, len(loader) * spec.batch)],
+        callbacks=[*callbacks, turns(spec, images)],
     )
-    trainer.fit(module, loader)
 
 
 def profile(spec: Spec) -> None:
@@ -245,10 +270,8 @@ def main() -> None:
     _quieten()
     with warnings.catch_warnings():
         _ignore_known_warnings()
-        loop = (
-            profile if spec.profile else {"ours": ours, "bare": bare, "lightly": lightly}[spec.loop]
-        )
-        loop(spec)
+        loops = {"ours": ours, "bare": bare, "lightly": lightly, "stable": stable}
+        (profile if spec.profile else loops[spec.loop])(spec)
 
 
 SCRIPT = here("arms.py")

@@ -1,4 +1,4 @@
-"""Images per second of whole epochs: our training loop beside lightly's documented one.
+"""Images per second of whole epochs: our training loop beside rivals' documented ones.
 
 Same backbone, sizes of heads, batch, images, view parameters and kind of loss; each loop is a
 process of its own and they take turns, one epoch each, after an epoch that warms up (`arms.py`,
@@ -7,9 +7,10 @@ divide by. bf16 runs where the hardware multiplies it. Memory is that of the mai
 highest: resident on a CPU, allocated on a GPU. TFLOP/s counts the products of networks and
 objective (torch.utils.flop_counter), for all loops alike. The parts of a step are timed one after
 another, the device waited for after each, so they are shares, not a speed.
-stable-pretraining is not among the dependencies and is not compared.
+stable-pretraining is not among the dependencies: name the Python of an environment that has it
+(`pip install stable-pretraining jaxtyping`), and its loop takes its turns too.
 
-    python benchmarks/step.py [--method vicreg]
+    python benchmarks/step.py [--method vicreg] [--stable-pretraining ENV/bin/python]
     python benchmarks/step.py --device cuda --model resnet18 --batch 512 --compile
 """
 
@@ -21,6 +22,8 @@ from typing import Any
 
 from arms import SCRIPT, Spec
 from timing import arms_in_turns, fresh, machine, ratio
+
+STABLE = "stable-pretraining"
 
 
 def has_bf16(device: str) -> bool:
@@ -35,7 +38,9 @@ def has_bf16(device: str) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def line_up(base: Spec, workers: int, *, bf16: bool, compiled: bool) -> dict[str, Spec]:
+def line_up(
+    base: Spec, workers: int, *, bf16: bool, compiled: bool, stable: bool = False
+) -> dict[str, Spec]:
     """The arms by name; lightly's run in fp32 with and without workers.
 
     Args:
@@ -43,6 +48,7 @@ def line_up(base: Spec, workers: int, *, bf16: bool, compiled: bool) -> dict[str
         workers: processes of lightly's DataLoader.
         bf16: add the arms in bf16-mixed.
         compiled: add ours with `method.compile=true`, in the last precision.
+        stable: add stable-pretraining's.
     """
     rival = replace(base, loop="lightly")
     arms = {
@@ -62,6 +68,11 @@ def line_up(base: Spec, workers: int, *, bf16: bool, compiled: bool) -> dict[str
     if compiled:
         faster = (*base.overrides, "method.compile=true")
         arms[f"ours {name}, compiled"] = replace(best, overrides=faster)
+    if stable:
+        for kind, precision in {"fp32": base.precision, name: best.precision}.items():
+            arms[f"{STABLE} {kind}, {workers} workers"] = replace(
+                base, loop="stable", workers=workers, precision=precision
+            )
     return arms
 
 
@@ -117,6 +128,7 @@ def options(arguments: Sequence[str] | None = None) -> Any:
     add("--threads", type=int, help="of torch in each process (default: all cores)")
     add("--workers", type=int, help="of lightly's DataLoader (default: one per core)")
     add("--compile", action="store_true", help="add ours with method.compile=true")
+    add("--stable-pretraining", metavar="PYTHON", help="of an environment that has it")
     add("--arms", help="run only the arms whose names contain one of these words, split by commas")
     return parser.parse_args(arguments)
 
@@ -141,7 +153,9 @@ def main() -> None:
         overrides=("optim=sgd", *width),
     )
     bf16 = has_bf16(given.device)
-    arms = line_up(base, workers, bf16=bf16, compiled=given.compile)
+    arms = line_up(
+        base, workers, bf16=bf16, compiled=given.compile, stable=bool(given.stable_pretraining)
+    )
     wanted = given.arms.split(",") if given.arms else [""]
     arms = {name: arm for name, arm in arms.items() if any(word in name for word in wanted)}
     print(f"{machine(threads, 'lightning', 'lightly', 'torchvision')}\n")
@@ -151,7 +165,10 @@ def main() -> None:
         flush=True,
     )
     found, failed = arms_in_turns(
-        SCRIPT, {name: arm.arguments() for name, arm in arms.items()}, given.rounds
+        SCRIPT,
+        {name: arm.arguments() for name, arm in arms.items()},
+        given.rounds,
+        {name: given.stable_pretraining for name in arms if name.startswith(STABLE)},
     )
     ours = replace(base, precision="bf16-mixed") if bf16 else base
     account = fresh(SCRIPT, *replace(ours, profile=True).arguments())

@@ -166,17 +166,19 @@ class Arm:
     Args:
         script: that it runs.
         arguments: of the script.
+        python: interpreter of another environment, which then finds this checkout's package.
     """
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    def __init__(self, script: str, *arguments: str, python: str | None = None) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
+        there = {"PYTHONPATH": str(Path(__file__).parents[1])} if python else {}
         self.process = subprocess.Popen(
-            [sys.executable, script, *arguments],
+            [python or sys.executable, script, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=environment(),
+            env=environment() | there,
         )
 
     def turn(self) -> Any:
@@ -205,7 +207,10 @@ class Arm:
 
 
 def arms_in_turns(
-    script: str, arms: Mapping[str, Sequence[str]], rounds: int
+    script: str,
+    arms: Mapping[str, Sequence[str]],
+    rounds: int,
+    pythons: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:
     """Results of processes that take turns, `rounds` each; the first turn of each warms it up.
 
@@ -213,6 +218,7 @@ def arms_in_turns(
         script: that every process runs.
         arms: arguments of the script by name.
         rounds: results wanted of each.
+        pythons: interpreters of those arms that run in another environment.
 
     Returns:
         The results, and why the others failed.
@@ -226,7 +232,7 @@ def arms_in_turns(
                     continue
                 progress(f"round {turn}/{rounds}: {name}")
                 if name not in alive:
-                    alive[name] = Arm(script, *arms[name])
+                    alive[name] = Arm(script, *arms[name], python=(pythons or {}).get(name))
                 try:
                     result = alive[name].turn()
                 except RuntimeError as error:
