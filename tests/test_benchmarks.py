@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-HELPERS = ("memory", "timing", "rival")  # no commands of their own
+HELPERS = ("memory", "timing", "rival", "stable")  # no commands of their own
 COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in HELPERS)
 
 
