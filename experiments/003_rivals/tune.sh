@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # The same tuning budget for every method: 4 runs, learning rate × the value its paper tunes, at the length of the
 # final runs, judged by the student's kNN on validation (the one network every method has). Test images are not read.
-#   bash experiments/003_rivals/tune.sh DATA [overrides…]     fashion_mnist, or cifar10 (data=image_folder … reads a folder)
-# Into runs/rivals_tune/DATA/METHOD; a finished run is skipped, a stopped one goes on.
+#   bash experiments/003_rivals/tune.sh DATA [overrides…]     DATA: fashion_mnist, cifar10
+# Into runs/rivals_tune/DATA/METHOD; a finished run is skipped, a stopped one goes on. CIFAR-10 from a folder:
+# data=image_folder data.root=FOLDER …; two runs at a time: hydra/launcher=joblib hydra.launcher.n_jobs=2
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 data=$1; shift
+[[ " $* " == *" data="* ]] || set -- "data=$data" "$@"
 tune() {
   local method=$1; shift
-  .venv/bin/pnp-train -m method="$method" data="$data" optim.lr=0.002,0.005 "$@" "${common[@]}" \
+  .venv/bin/pnp-train -m method="$method" optim.lr=0.002,0.005 "$@" "${common[@]}" \
     hydra.sweep.dir="runs/rivals_tune/$data/$method"
 }
 common=(trainer.max_epochs=2 optim.warmup_epochs=0.2 callbacks.monitor.every_n_epochs=2 logger=csv
