@@ -28,7 +28,7 @@ def products(
     """All inner products of rows, `a bᵀ`; those of `least` multiplications or more by oneDNN.
 
     torch's default on a CPU is MKL, which uses AVX-512 on its own maker's processors only: for
-    33,000 rows of 3,072 numbers oneDNN took 0.55 of its time elsewhere (benchmarks/RESULTS.md).
+    kNN among 33,000 rows of 3,072 numbers oneDNN took 0.63 of the time (benchmarks/RESULTS.md).
     """
     large = len(a) * len(b) * a.shape[1] >= least
     plain = (a.device.type, a.dtype, b.dtype) == ("cpu", torch.float32, torch.float32)
