@@ -34,7 +34,7 @@ def read(root: Path) -> dict[str, list[dict[str, Any]]]:
         metrics = json.loads(file.read_text())
         row = {name: metrics[metric] for name, metric in METRICS.items()}
         found.setdefault(key, []).append({"value": at(config, key), "config": config, **row})
-    return {key: sorted(rows, key=lambda row: str(row["value"])) for key, rows in found.items()}
+    return {key: sorted(rows, key=lambda row: row["value"]) for key, rows in found.items()}
 
 
 def main() -> None:
@@ -42,18 +42,21 @@ def main() -> None:
     found = read(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/rivals_own"))
     seeds = found.pop("seed")
     low, middle, high = (f([row["20-NN"] for row in seeds]) for f in (min, mean, max))
-    figure, axes = axes_grid(len(found), 1.9, 1.7, 5)
+    every = [row["20-NN"] for changed in [seeds, *found.values()] for row in changed]
+    bottom, top = min(every) - 0.001, max(every) + 0.001
+    figure, axes = axes_grid(len(found), 2.0, 1.7, 4)
     print("| key | value | 20-NN, validation | linear, validation |\n|---|---|---|---|")
     rows = [("seed", row["value"], row["20-NN"], row["linear"]) for row in seeds]
     for axis, (key, changed) in zip(axes, found.items(), strict=False):
         # The recipe itself belongs into every panel: the run of seed 0.
         recipe = {**seeds[0], "value": at(seeds[0]["config"], key)}
-        points = sorted([*changed, recipe], key=lambda row: (str(type(row["value"])), row["value"]))
+        points = sorted([*changed, recipe], key=lambda row: row["value"])
         names = [str(row["value"]) for row in points]
         axis.axhspan(low, high, color="#0a66c2", alpha=0.15, lw=0)
         axis.plot(names, [row["20-NN"] for row in points], "o-", color="#444444", ms=3, lw=1)
         axis.plot([str(recipe["value"])], [recipe["20-NN"]], "o", color="#0a66c2", ms=6)
-        axis.set_title(key)
+        axis.set_title(key.removeprefix("objective."), fontsize=8)
+        axis.set_ylim(bottom, top)
         rows += [(key, row["value"], row["20-NN"], row["linear"]) for row in changed]
     figure.supylabel("20-NN accuracy, validation", fontsize=8)
     figure.savefig(HERE / "own.svg", metadata={"Date": None})
