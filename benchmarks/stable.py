@@ -3,7 +3,7 @@
 Its package's Module, forward functions, losses, teacher, transforms and data set wrapper, with the
 projectors of its CIFAR-10 examples' kind. Runs in an environment that has it (`step.py
 --stable-pretraining`), which need not be ours. Its Manager is left out: it adds checkpoints and
-logs to the same Trainer.
+logs to the same Trainer. So are its options for a GPU, `gpu_transform` and `make_it_fast`.
 """
 
 from itertools import pairwise
@@ -72,7 +72,12 @@ def documented(
         images: of the set; the first ones of `ambiguous`.
         num_workers: of the DataLoader.
         loading: other options of it.
+
+    Raises:
+        ValueError: another method.
     """
+    if method not in ("byol", "vicreg"):
+        raise ValueError(f"stable-pretraining is matched for byol and vicreg, not for {method!r}")
     model = dict(config["model"])
     sizes = {**model.pop("projector"), **(config["method"]["projector"] or {})}
     sizes = {name: sizes[name] for name in ("hidden", "out", "layers")}

@@ -2,13 +2,14 @@
 
 Same backbone, sizes of heads, batch, images, view parameters and kind of loss; each loop is a
 process of its own and they take turns, one epoch each, after an epoch that warms up (`arms.py`,
-`rival.py`). lightly runs with DataLoader workers and without; the faster one is what the ratios
+`rival.py`). Rivals run with DataLoader workers and without; lightly's faster one is what the ratios
 divide by. bf16 runs where the hardware multiplies it. Memory is that of the main process at its
 highest: resident on a CPU, allocated on a GPU. TFLOP/s counts the products of networks and
 objective (torch.utils.flop_counter), for all loops alike. The parts of a step are timed one after
 another, the device waited for after each, so they are shares, not a speed.
 stable-pretraining is not among the dependencies: name the Python of an environment that has it
-(`pip install stable-pretraining jaxtyping`), and its loop takes its turns too.
+(`pip install stable-pretraining jaxtyping`), and its loop takes its turns too; `stable.py` says
+what of it is left out.
 
     python benchmarks/step.py [--method vicreg] [--stable-pretraining ENV/bin/python]
     python benchmarks/step.py --device cuda --model resnet18 --batch 512 --compile
@@ -16,6 +17,7 @@ stable-pretraining is not among the dependencies: name the Python of an environm
 
 import argparse
 import statistics
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +26,11 @@ from arms import SCRIPT, Spec
 from timing import arms_in_turns, fresh, machine, ratio
 
 STABLE = "stable-pretraining"
+VERSIONS = """
+import sys
+from importlib.metadata import version
+print(", ".join(f"{name} {version(name)}" for name in sys.argv[1:]))
+"""
 
 
 def has_bf16(device: str) -> bool:
@@ -38,14 +45,31 @@ def has_bf16(device: str) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
+def versions(python: str) -> str:
+    """What the environment of stable-pretraining holds, asked before anything is timed.
+
+    Raises:
+        SystemExit: no such interpreter, or its environment lacks one of the packages.
+    """
+    command = [python, "-c", VERSIONS, STABLE, "torch", "lightning", "torchvision"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SystemExit(f"--stable-pretraining {python}: {error.strerror}.") from error
+    if done.returncode:
+        why = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise SystemExit(f"--stable-pretraining {python}: {why}")
+    return done.stdout.strip()
+
+
 def line_up(
     base: Spec, workers: int, *, bf16: bool, compiled: bool, stable: bool = False
 ) -> dict[str, Spec]:
-    """The arms by name; lightly's run in fp32 with and without workers.
+    """The arms by name; rivals' run in fp32 with and without workers.
 
     Args:
         base: what they share.
-        workers: processes of lightly's DataLoader.
+        workers: processes of a rival's DataLoader.
         bf16: add the arms in bf16-mixed.
         compiled: add ours with `method.compile=true`, in the last precision.
         stable: add stable-pretraining's.
@@ -69,9 +93,13 @@ def line_up(
         faster = (*base.overrides, "method.compile=true")
         arms[f"ours {name}, compiled"] = replace(best, overrides=faster)
     if stable:
-        for kind, precision in {"fp32": base.precision, name: best.precision}.items():
-            arms[f"{STABLE} {kind}, {workers} workers"] = replace(
-                base, loop="stable", workers=workers, precision=precision
+        other = replace(base, loop="stable")
+        arms[f"{STABLE} fp32, {workers} workers"] = replace(other, workers=workers)
+        # Workers cost a CPU that trains on all cores more than they give.
+        arms[f"{STABLE} fp32, no workers"] = other
+        if bf16:
+            arms[f"{STABLE} bf16, {workers} workers"] = replace(
+                other, workers=workers, precision=best.precision
             )
     return arms
 
@@ -126,7 +154,7 @@ def options(arguments: Sequence[str] | None = None) -> Any:
     add("--rounds", type=int, default=5, help="timed epochs of each arm (default 5)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     add("--threads", type=int, help="of torch in each process (default: all cores)")
-    add("--workers", type=int, help="of lightly's DataLoader (default: one per core)")
+    add("--workers", type=int, help="of a rival's DataLoader (default: one per core)")
     add("--compile", action="store_true", help="add ours with method.compile=true")
     add("--stable-pretraining", metavar="PYTHON", help="of an environment that has it")
     add("--arms", help="run only the arms whose names contain one of these words, split by commas")
@@ -136,6 +164,7 @@ def options(arguments: Sequence[str] | None = None) -> Any:
 def main() -> None:
     """Print the tables."""
     given = options()
+    other = versions(given.stable_pretraining) if given.stable_pretraining else ""
     from pnp.data.files import cores
 
     threads, workers = given.threads or cores(), given.workers or cores()
@@ -159,6 +188,8 @@ def main() -> None:
     wanted = given.arms.split(",") if given.arms else [""]
     arms = {name: arm for name, arm in arms.items() if any(word in name for word in wanted)}
     print(f"{machine(threads, 'lightning', 'lightly', 'torchvision')}\n")
+    if other:
+        print(f"The other environment: {other}\n")
     print(
         f"{given.method}, {given.model}, batch {given.batch}, {images:,} images of 32×32 RGB, "
         f"{given.device}; {given.rounds} rounds: median (min – max)\n",

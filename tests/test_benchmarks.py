@@ -143,6 +143,28 @@ def test_lightlys_arms_have_our_sizes_views_and_batch(load):
     assert all(theirs == mine for theirs, mine in sizes.values())
 
 
+def test_stable_pretraining_takes_part_where_an_interpreter_is_named(load):
+    step, base = load("step"), load("arms").Spec("ours", batch=8)
+    plain = step.line_up(base, 2, bf16=True, compiled=False)
+    more = step.line_up(base, 2, bf16=True, compiled=False, stable=True)
+    added = [arm for name, arm in more.items() if name not in plain]
+    assert all(arm.loop != "stable" for arm in plain.values())
+    # The same chances as lightly: with workers and without, in both precisions.
+    lightly = [arm for arm in plain.values() if arm.loop == "lightly"]
+    assert {dataclasses.replace(arm, loop="stable") for arm in lightly} == set(added)
+    assert len(added) == len(lightly) == 3
+
+
+@pytest.mark.parametrize("python", ["no/such/python", sys.executable])
+def test_an_environment_without_stable_pretraining_is_named_before_anything_is_timed(
+    python, load, monkeypatch
+):
+    step = load("step")
+    monkeypatch.setattr(step, "STABLE", "a-package-that-nobody-has")
+    with pytest.raises(SystemExit, match=r"--stable-pretraining .*(No such file|nobody-has)"):
+        step.versions(python)
+
+
 def test_the_fastest_of_lightlys_arms_is_the_rival(load):
     found = {
         "lightly fp32, 2 workers": [{"speed": 10.0, "mib": 1.0}] * 2,

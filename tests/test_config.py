@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 from omegaconf import OmegaConf
-from tiny_data import write_fashion_mnist
+from tiny_data import write_fashion_mnist, write_image_folder
 
 from pnp.cli.app import conf_dir
 from pnp.cli.build import plain
@@ -48,15 +48,20 @@ def test_every_option_composes_and_builds(compose, tmp_path, group, option):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_takes_a_step(compose, tmp_path, experiment):
-    if not experiment.startswith("fashion_mnist"):
+    other = []
+    if experiment.startswith("fashion_mnist"):
+        write_fashion_mnist(tmp_path, train=120, test=80)
+    elif experiment.startswith("cifar10"):
+        write_image_folder(tmp_path, train=120, test=80)
+        other = ["data=image_folder", "data.size=32"]
+    else:
         train(compose(f"experiment={experiment}", "trainer.fast_dev_run=true", "evaluation.k=5"))
         return
-    write_fashion_mnist(tmp_path, train=120, test=80)
     small = [word for word in TINY if not word.startswith(("data.", "trainer.max_epochs"))]
     data = [f"data.root={tmp_path}", "data.validation=40", "data.batch_size=16"]
     where = f"run_dir={tmp_path / 'run'}"
     brief = "trainer.fast_dev_run=true"
-    train(compose(f"experiment={experiment}", *small, *data, where, brief, tiny=False))
+    train(compose(f"experiment={experiment}", *other, *small, *data, where, brief, tiny=False))
 
 
 @pytest.mark.parametrize(
