@@ -130,10 +130,11 @@ def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(runs, tmp_path, 
         status = runs.wait()
         assert status in (0, -signal.SIGKILL), runs.said()
         killed += status != 0
+        # Killed between its last file and its end, a process leaves a lock that nobody holds.
+        assert status or not (broken[-1] / "lock").exists()
     for run in broken:
         assert_equal(tmp_path / "whole" / "run", run)
         assert not list(run.rglob("*.part"))
-        assert not (run / "lock").exists()
 
 
 @pytest.mark.parametrize(
