@@ -1,6 +1,7 @@
 """A folder in one memory-mapped array: the same images, made once, whole or not at all."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -87,6 +88,32 @@ def test_a_stopped_conversion_goes_on_where_it_was(pictures, monkeypatch):
     for name, expected in folder.parts(pictures, 8).items():
         everything = torch.arange(len(expected))
         assert torch.equal(got[name].batch(everything), expected.batch(everything))
+
+
+def test_conversion_asks_for_every_path_once(pictures, monkeypatch):
+    asked, paths = [], files.FolderImages.paths
+
+    def counting(self, *cut):
+        found = paths(self, *cut)
+        asked.extend(found)
+        return found
+
+    monkeypatch.setattr(files.FolderImages, "paths", counting)
+    folder.parts(pictures, 8, cache=pictures / "c")
+    assert len(asked) == len(set(asked)) == 40
+
+
+def test_a_name_that_is_no_text_is_converted_like_any_other(pictures):
+    odd = os.fsdecode(os.fsencode(pictures) + b"/train/c0/\xff.png")
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(odd)
+    train = folder.parts(pictures, 8, cache=pictures / "c")["train"]
+    (number,) = (i for i, name in enumerate(train.images.names) if "\udcff" in name)
+    assert train.batch(torch.tensor([number])).flatten(2).unique(dim=2).flatten().tolist() == [
+        1,
+        2,
+        3,
+    ]
+    assert len(folder.parts(pictures, 8)["train"].digest()) == 16
 
 
 def test_a_damaged_array_is_refused_and_named(pictures):

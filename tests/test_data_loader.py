@@ -9,6 +9,7 @@ from torch import nn
 import pnp.data.loader as loader_module
 from pnp.data import FolderImages, ImageSet, Loader
 from pnp.data.loader import batches_per_epoch
+from pnp.data.names import Names
 from pnp.errors import UserError
 
 
@@ -31,7 +32,7 @@ def files(tmp_path) -> ImageSet:
     for i in range(21):
         Image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / f"{i:02}.png")
     names = tuple(f"{i:02}.png" for i in range(21))
-    return ImageSet(name="files", images=FolderImages(tmp_path, names, 4))
+    return ImageSet(name="files", images=FolderImages(tmp_path, Names(names), 4))
 
 
 def test_a_batch_brings_the_images_and_labels_of_its_index():

@@ -174,7 +174,7 @@ def test_class_folders_below_train_and_test(tmp_path):
     parts = folder.parts(tmp_path, 8)
     assert list(parts) == ["train", "validation", "test"]
     assert parts["test"].classes == ("a", "b")
-    assert parts["test"].images.names == ("test/a/x.png", "test/b/x.png")
+    assert list(parts["test"].images.names) == ["test/a/x.png", "test/b/x.png"]
     assert parts["test"].labels.tolist() == [0, 1]
 
 

@@ -25,6 +25,7 @@ from rich.progress import (
 from torch import Tensor
 
 from pnp.data.files import CHUNK, FolderImages, decode_each, unreadable
+from pnp.data.names import ENCODING, ODD
 from pnp.distributed import rank
 from pnp.errors import UserError
 
@@ -94,9 +95,9 @@ def _opened(file: Path, size: int) -> np.ndarray:
 
 def _key(images: FolderImages) -> str:
     sha = hashlib.sha256(f"{VERSION} {images.size}".encode())
-    for path, name in zip(images.paths(), images.names, strict=True):
-        stat = path.stat()
-        sha.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    for name, stat in images.stats():
+        line = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        sha.update(line.encode(ENCODING, ODD))
     return sha.hexdigest()[:16]
 
 
@@ -123,7 +124,7 @@ def _make(images: FolderImages, file: Path) -> None:
     ):
         task = bar.add_task("", total=len(images), completed=min(len(done) * CHUNK, len(images)))
         for start in range(len(done) * CHUNK, len(images), CHUNK):
-            chunk = images.paths()[start : start + CHUNK]
+            chunk = images.paths(start, start + CHUNK)
             bad: dict[int, str] = {}
             for i, result in enumerate(decode_each(chunk, images.decode)):
                 if isinstance(result, Exception):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from pnp.data.names import Names
 from pnp.distributed import rank
 from pnp.errors import UserError
 
@@ -42,7 +43,7 @@ class FolderImages:
     """
 
     root: Path
-    names: tuple[str, ...]
+    names: Names
     size: int
     array: Path | None = None
     rows: Int64[Tensor, "n"] | None = None
@@ -53,7 +54,7 @@ class FolderImages:
     def subset(self, index: Int64[Tensor, "b"]) -> "FolderImages":
         """The files of these numbers, in this order."""
         rows = None if self.rows is None else self.rows[index]
-        return replace(self, names=tuple(self.names[i] for i in index.tolist()), rows=rows)
+        return replace(self, names=self.names.take(index), rows=rows)
 
     def in_array(self, array: Path, kept: Int64[Tensor, "k"]) -> "FolderImages":
         """The images of these numbers, which are the rows of a memory-mapped array."""
@@ -75,9 +76,13 @@ class FolderImages:
             images[i] = torch.from_numpy(_good(chosen.root / chosen.names[i], result))
         return images
 
-    def paths(self) -> list[Path]:
-        """The files in order."""
-        return [self.root / name for name in self.names]
+    def paths(self, start: int = 0, stop: int | None = None) -> list[Path]:
+        """The files from number `start` to before `stop`, in order."""
+        return [self.root / name for name in self.names[start:stop]]
+
+    def stats(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Every file's name with its length and times, one at a time."""
+        return ((name, (self.root / name).stat()) for name in self.names)
 
     def decode(self, path: Path) -> np.ndarray:
         """One file as uint8 (3, size, size): RGB, shorter side resized (bicubic), centre crop."""
@@ -144,13 +149,13 @@ def _walk(
     title: str,
 ) -> None:
     """Decode chunk by chunk in order; hand the good ones on, raise or count the bad ones."""
-    paths, bad = images.paths(), list[str]()
+    count, bad = len(images), list[str]()
     console = Console(stderr=True)
-    quiet = len(paths) <= QUIET or rank() != 0 or not console.is_terminal
+    quiet = count <= QUIET or rank() != 0 or not console.is_terminal
     with Progress(console=console, disable=quiet, transient=True) as bar:
-        task = bar.add_task(title, total=len(paths))
-        for start in range(0, len(paths), CHUNK):
-            chunk = paths[start : start + CHUNK]
+        task = bar.add_task(title, total=count)
+        for start in range(0, count, CHUNK):
+            chunk = images.paths(start, start + CHUNK)
             for i, result in enumerate(decode_each(chunk, decode)):
                 if isinstance(result, np.ndarray):
                     good(start + i, result)
@@ -160,7 +165,7 @@ def _walk(
                     _good(chunk[i], result)
             bar.advance(task, len(chunk))
     if bad:
-        unreadable(bad, len(paths), title, skip_corrupt=skip_corrupt)
+        unreadable(bad, count, title, skip_corrupt=skip_corrupt)
 
 
 def unreadable(bad: Sequence[str], count: int, title: str, *, skip_corrupt: bool) -> None:

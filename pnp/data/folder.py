@@ -9,6 +9,7 @@ import torch
 from pnp.data.cache import cached
 from pnp.data.files import FolderImages
 from pnp.data.imageset import ImageSet, concatenate
+from pnp.data.names import Names
 from pnp.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -63,8 +64,8 @@ def parts(
     sets = {}
     for part, found in names.items():
         # Names relative to one root, whatever the part: unions of parts stay readable.
-        below = folders[part].relative_to(root)
-        images = FolderImages(root, tuple((below / name).as_posix() for name in found), size)
+        below = "" if folders[part] == root else f"{folders[part].relative_to(root).as_posix()}/"
+        images = FolderImages(root, Names([below + name for name in found]), size)
         labels = torch.tensor([number[_class(name)] for name in found]) if classes else None
         sets[part] = ImageSet(name=part, images=images, labels=labels, classes=classes)
     return sets if cache is None else _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
@@ -94,10 +95,12 @@ def _image_names(folder: Path) -> tuple[str, ...]:
     for place, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
         where = Path(place).relative_to(folder)
+        below = "" if where == Path() else f"{where.as_posix()}/"
+        # Strings, not paths: of a million files each costs.
         found += [
-            (where / name).as_posix()
+            below + name
             for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
     return tuple(sorted(found))
 

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from pnp.data.files import FolderImages
+from pnp.data.names import ENCODING, ODD, Names
 from pnp.errors import UserError
 
 PER_IMAGE = ("labels", "eta", "concept", "latent")
@@ -80,8 +81,8 @@ class ImageSet:
         """16 hex digits of SHA-256 over labels and pixels, or file names and sizes for files."""
         known = hashlib.sha256(repr((len(self), self.shape, self.classes)).encode())
         if isinstance(self.images, FolderImages):
-            for path, name in zip(self.images.paths(), self.images.names, strict=True):
-                known.update(f"{name}\0{path.stat().st_size}\n".encode())
+            for name, stat in self.images.stats():
+                known.update(f"{name}\0{stat.st_size}\n".encode(ENCODING, ODD))
         else:
             known.update(_bytes(self.images))
         for key, value in (("labels", self.labels), ("concept", self.concept)):
@@ -121,7 +122,7 @@ def _join(images: Sequence[Tensor | FolderImages]) -> Tensor | FolderImages:
     files = [part for part in images if isinstance(part, FolderImages)]
     if not files:
         return torch.cat([part for part in images if isinstance(part, Tensor)])
-    names = tuple(name for part in files for name in part.names)
+    names = Names.join([part.names for part in files])
     rows = [part.rows for part in files if part.rows is not None]
     return replace(files[0], names=names, rows=torch.cat(rows) if rows else None)
 
