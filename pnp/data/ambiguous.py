@@ -7,12 +7,14 @@ of lobes m (the class), radius, place, rotation, colours, texture and noise are 
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from scipy.special import expit
 from torch import Tensor
 
+from pnp.data.files import cores
 from pnp.data.imageset import ImageSet
 from pnp.data.splits import stream
 
@@ -52,7 +54,13 @@ def draw(
     >>> bool((more.images[:3] == few.images).all())
     True
     """
-    blocks = [_block(stream(seed, "ambiguous", split, i), size) for i in range(-(-n // BLOCK))]
+
+    def block(i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _block(stream(seed, "ambiguous", split, i), size)
+
+    # Each block has a stream of its own, and NumPy lets go of the interpreter while it computes.
+    with ThreadPoolExecutor(cores()) as pool:
+        blocks = list(pool.map(block, range(-(-n // BLOCK))))
     images, lobes, u, coin = (torch.cat(parts)[:n] for parts in zip(*blocks, strict=True))
     eta = posterior(u, k, c)
     return ImageSet(
