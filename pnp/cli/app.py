@@ -1,6 +1,7 @@
 """What every Hydra command shares: where the config lives, and errors that read like messages."""
 
 import json
+import logging
 import multiprocessing
 import os
 import secrets
@@ -61,6 +62,8 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
     """
     import hydra
 
+    # On a new machine it would announce its font list as if Hydra had something to say.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     task = Task(run)
     _check_run_dir(sys.argv[1:])
     status: Any = 0
