@@ -65,41 +65,35 @@ def versions(python: str) -> str:
 def line_up(
     base: Spec, workers: int, *, bf16: bool, compiled: bool, stable: bool = False
 ) -> dict[str, Spec]:
-    """The arms by name; rivals' run in fp32 with and without workers.
+    """The arms by name; a rival runs with workers and, on a CPU, without, in every precision.
 
     Args:
         base: what they share.
         workers: processes of a rival's DataLoader.
         bf16: add the arms in bf16-mixed.
-        compiled: add ours with `method.compile=true`, in the last precision.
+        compiled: add ours with `method.compile=true`, in the last precision; on a GPU also with
+            CUDA graphs.
         stable: add stable-pretraining's.
     """
-    rival = replace(base, loop="lightly")
-    arms = {
-        f"lightly fp32, {workers} workers": replace(rival, workers=workers),
-        "lightly fp32, no workers": rival,
-        "ours fp32": base,
-    }
-    best = base
+    precisions = {"fp32": base}
     if bf16:
-        best = replace(base, precision="bf16-mixed")
-        arms[f"lightly bf16, {workers} workers"] = replace(
-            rival, workers=workers, precision="bf16-mixed"
-        )
-        arms["ours bf16"] = best
-    name = "bf16" if bf16 else "fp32"
-    arms[f"ours {name}, no Lightning"] = replace(best, loop="bare")
+        precisions["bf16"] = replace(base, precision="bf16-mixed")
+    rivals = {"lightly": "lightly", **({"stable": STABLE} if stable else {})}
+    arms, name, ours = {}, "fp32", base
+    for name, ours in precisions.items():
+        for loop, title in rivals.items():
+            rival = replace(ours, loop=loop)
+            arms[f"{title} {name}, {workers} workers"] = replace(rival, workers=workers)
+            if base.device == "cpu":  # there workers take cores from training
+                arms[f"{title} {name}, no workers"] = rival
+        arms[f"ours {name}"] = ours
+    arms[f"ours {name}, no Lightning"] = replace(ours, loop="bare")
     if compiled:
-        faster = (*base.overrides, "method.compile=true")
-        arms[f"ours {name}, compiled"] = replace(best, overrides=faster)
-    if stable:
-        other = replace(base, loop="stable")
-        arms[f"{STABLE} fp32, {workers} workers"] = replace(other, workers=workers)
-        # Workers cost a CPU that trains on all cores more than they give.
-        arms[f"{STABLE} fp32, no workers"] = other
-        if bf16:
-            arms[f"{STABLE} bf16, {workers} workers"] = replace(
-                other, workers=workers, precision=best.precision
+        faster = replace(ours, overrides=(*base.overrides, "method.compile=true"))
+        arms[f"ours {name}, compiled"] = faster
+        if base.device == "cuda":
+            arms[f"ours {name}, compiled, CUDA graphs"] = replace(
+                faster, overrides=(*faster.overrides, "method.cuda_graphs=true")
             )
     return arms
 

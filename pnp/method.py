@@ -58,6 +58,7 @@ class SelfSupervised(L.LightningModule):
         concat_views: one forward for all views, so that BatchNorm sees them together; `auto` does
             so on a GPU, where it is faster, and takes them one by one on a CPU, where that is.
         compile: hand parts to `torch.compile`: some of `COMPILED`, or True for encoder and views.
+        cuda_graphs: replay the compiled encoder as CUDA graphs, for batches that do not fill a GPU.
         seed: owns every random draw of training.
         log_every: optimizer steps between two logged values: logging each step costs 1 ms of it.
         channels_last: keep filters and images in the channels-last memory format.
@@ -84,6 +85,7 @@ class SelfSupervised(L.LightningModule):
         micro_batch: int | None = None,
         concat_views: bool | str = "auto",
         compile: bool | Sequence[str] = False,
+        cuda_graphs: bool = False,
         seed: int = 0,
         log_every: int = 10,
         channels_last: bool = False,
@@ -109,6 +111,7 @@ class SelfSupervised(L.LightningModule):
         self.teacher = EMATeacher(self.student, momentum, without) if teacher == "ema" else None
         self.objective = objective
         self.views = views
+        self.cuda_graphs = cuda_graphs
         self._compile(("encoder", "views") if compile is True else compile or ())
         self.optim = optim or Optim()
         self.freeze_head_epochs, self.constant_head_lr = freeze_head_epochs, constant_head_lr
@@ -124,10 +127,15 @@ class SelfSupervised(L.LightningModule):
             raise UserError(
                 f"method.compile={parts!r}: give true, false or some of [{', '.join(COMPILED)}]."
             )
+        if self.cuda_graphs and "encoder" not in parts:
+            raise UserError(
+                "method.cuda_graphs replays a compiled encoder: set method.compile=true."
+            )
         if "encoder" in parts:
+            mode = "reduce-overhead" if self.cuda_graphs else None
             for network in self.networks.values():
-                network.backbone.compile()
-                network.projector.compile()
+                network.backbone.compile(mode=mode)
+                network.projector.compile(mode=mode)
         if "views" in parts:
             self.views.compile()
         if "objective" in parts:
@@ -142,6 +150,8 @@ class SelfSupervised(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One batch of the loader; callbacks read what it returns."""
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # the last step's outputs may be overwritten
         pieces = batch.split(self.micro_batch or len(batch.images))
         whole = len(pieces) == 1
         outputs = self.embed(batch, batch_idx) if whole else self.embed_all(pieces, batch_idx)
@@ -254,7 +264,21 @@ class SelfSupervised(L.LightningModule):
         average_gradients(self.student)
 
     def on_fit_start(self) -> None:
-        """Gradients of pieces are averaged over ranks once, by `backward`, not after each piece."""
+        """Gradients of pieces are averaged over ranks once, by `backward`, not after each piece.
+
+        Raises:
+            UserError: CUDA graphs where outputs of several forwards must live side by side, or
+                without a GPU.
+        """
+        plain = self.micro_batch is None and self.trainer.accumulate_grad_batches == 1
+        if self.cuda_graphs and not (
+            plain and self.trainer.world_size == 1 and self.device.type == "cuda"
+        ):
+            raise UserError(
+                f"method.cuda_graphs=true on {self.device.type} with {self.trainer.world_size} "
+                "process(es): it needs one GPU, one process, and no micro-batches "
+                "(objective.global_batch, trainer.accumulate_grad_batches)."
+            )
         if self.micro_batch and self.trainer.world_size > 1:
             model: Any = self.trainer.model
             model.require_backward_grad_sync = False

@@ -152,7 +152,18 @@ def test_stable_pretraining_takes_part_where_an_interpreter_is_named(load):
     # The same chances as lightly: with workers and without, in both precisions.
     lightly = [arm for arm in plain.values() if arm.loop == "lightly"]
     assert {dataclasses.replace(arm, loop="stable") for arm in lightly} == set(added)
-    assert len(added) == len(lightly) == 3
+    assert {(arm.workers, arm.precision) for arm in lightly} == {
+        (workers, precision) for workers in (0, 2) for precision in ("32-true", "bf16-mixed")
+    }
+
+
+def test_on_a_gpu_compiled_arms_run_with_and_without_cuda_graphs(load):
+    step, base = load("step"), load("arms").Spec("ours", device="cuda")
+    arms = step.line_up(base, 8, bf16=True, compiled=True)
+    graphs = [arm for arm in arms.values() if "method.cuda_graphs=true" in arm.overrides]
+    assert [arm.precision for arm in graphs] == ["bf16-mixed"]
+    assert all("method.compile=true" in arm.overrides for arm in graphs)
+    assert all(arm.workers == 8 for arm in arms.values() if arm.loop == "lightly")
 
 
 @pytest.mark.parametrize("python", ["no/such/python", sys.executable])

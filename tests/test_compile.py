@@ -16,7 +16,7 @@ from pnp.objectives import PNP
 from pnp.views import Views
 
 
-def method(compile, **options):
+def method(compile, *, cuda_graphs=False, **options):
     torch.manual_seed(3)
     network = backbone("small_cnn", in_channels=3, width=4, depth=2, pool=2)
     made = SelfSupervised(
@@ -25,6 +25,7 @@ def method(compile, **options):
         PNP({"alignment": 1.0, "variance": 1.0, "covariance": 0.04, "repulsion": 1.0}),
         Views(12, 2, **options),
         compile=compile,
+        cuda_graphs=cuda_graphs,
         log_every=1000,
     )
     made.trainer = SimpleNamespace(
@@ -46,11 +47,19 @@ def test_parts_that_do_not_exist_are_refused(value):
         method(value)
 
 
+def test_cuda_graphs_want_a_compiled_encoder_and_a_gpu_that_takes_the_batch_whole():
+    with pytest.raises(UserError, match=r"method\.compile=true"):
+        method(["views"], cuda_graphs=True)
+    made = method(["encoder"], cuda_graphs=True)
+    with pytest.raises(UserError, match=r"cuda_graphs=true on cpu with 1 process.*one GPU"):
+        made.on_fit_start()
+
+
 def compare_steps(part):
     torch.manual_seed(0)
     loss, expected = gradients(method(False))
     torch.manual_seed(0)
-    made = method([part])
+    made = method([part.removesuffix("_graphs")], cuda_graphs=part.endswith("_graphs"))
     found, got = gradients(made)
     torch.testing.assert_close(found, loss, rtol=1e-4, atol=1e-5)
     for name, gradient in expected.items():
@@ -73,7 +82,7 @@ def compare_views():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [*COMPILED, "draws"])
+@pytest.mark.parametrize("what", [*COMPILED, "encoder_graphs", "draws"])
 def test_a_compiled_part_gives_the_loss_and_gradient_or_the_views_of_the_plain_one(what):
     # In a process of its own: the compiler cannot read functions that shape checks are wrapped in.
     done = subprocess.run(

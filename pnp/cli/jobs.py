@@ -23,7 +23,7 @@ from pnp.signals import listener
 NEUTRAL = (
     "run_dir", "resume", "wandb", "choices", "data.num_workers", "data.resident",
     "evaluation.cache", "callbacks.checkpoints.every_n_steps", "trainer.enable_",
-    "method.log_every",
+    "method.log_every", "method.cuda_graphs",
 )  # fmt: skip
 BEAT = 20.0  # seconds between signs of life
 STALE = 300.0  # seconds without one after which an owner on another machine is given up

@@ -15,7 +15,7 @@ from pnp.errors import UserError
 HARMLESS = (
     "run_dir", "resume", "wandb", "callbacks", "choices", "evaluation", "data.root",
     "data.num_workers", "data.resident", "data.resident_limit_gb", "trainer.enable_",
-    "method.log_every",
+    "method.log_every", "method.cuda_graphs",
 )  # fmt: skip
 
 
