@@ -84,7 +84,8 @@ def test_an_ablation_computes_exactly_its_terms_at_its_scale(compose, objective,
 
 
 LAYERS = [
-    {"errors", "distributed", "schedules", "seeds", "color", "resample", "geometry", "signals"},
+    {"allocator", "errors", "distributed", "schedules", "seeds", "signals"},
+    {"color", "resample", "geometry"},
     {"dispersion"},
     {"losses"},
     {"objectives", "rivals", "backbones", "heads", "optim", "loggers", "tracking"},

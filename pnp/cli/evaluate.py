@@ -25,8 +25,11 @@ def evaluate(cfg: Any) -> dict[str, float]:
         UserError: nothing or more than one thing to judge, or weights that do not fit.
     """
     started = time.time()
+    from pnp.allocator import keep_freed_memory
     from pnp.cli import judge, rundir
     from pnp.cli.build import build, plain
+
+    keep_freed_memory()
 
     facts: dict[str, Any] = rundir.facts()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}

@@ -58,9 +58,11 @@ def fit(
     started = time.time()
     import lightning
 
+    from pnp.allocator import keep_freed_memory
     from pnp.cli import rundir
 
     _quieten()
+    keep_freed_memory()
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, initial = parts(config)
     trainer = build_trainer(config, folder)
