@@ -38,6 +38,7 @@ class Spec:
     device: str = "cpu"
     threads: int = 1
     workers: int = 0  # a rival's DataLoader
+    keep_memory: bool = True  # ours: as pnp-train does, see pnp.allocator
     profile: bool = False  # tell FLOP and parts of a step instead of taking turns
     overrides: tuple[str, ...] = ()  # of pnp-train's configuration
 
@@ -264,9 +265,12 @@ def main() -> None:
     spec = Spec(**{**given, "overrides": tuple(given.get("overrides", ()))})
     import torch
 
+    from pnp.allocator import keep_freed_memory
     from pnp.cli.train import _ignore_known_warnings, _quieten
 
     torch.set_num_threads(spec.threads)
+    if spec.keep_memory and spec.loop in ("ours", "bare"):
+        keep_freed_memory()
     _quieten()
     with warnings.catch_warnings():
         _ignore_known_warnings()

@@ -51,8 +51,10 @@ def levers(base: Spec, *, bf16: bool, compiled: bool) -> dict[str, Spec]:
         arms["trainer.precision=32-true"] = replace(base, precision="32-true")
     if gpu:
         arms["data.resident=false"] = changed("data.resident=false")
-    elif base.threads > 1:
-        arms["1 thread"] = replace(base, threads=1)
+    else:
+        arms["freed memory given back"] = replace(base, keep_memory=False)
+        if base.threads > 1:
+            arms["1 thread"] = replace(base, threads=1)
     if compiled:
         for part in ("encoder", "views", "objective"):
             arms[f"method.compile=[{part}]"] = changed(f"method.compile=[{part}]")
@@ -60,7 +62,7 @@ def levers(base: Spec, *, bf16: bool, compiled: bool) -> dict[str, Spec]:
 
 
 def folder_arms(base: Spec, root: Path) -> dict[str, Spec]:
-    """Three ways to the images of a folder; the first is what fits into memory by default."""
+    """Ways to the images of a folder; the first is what fits into memory by default."""
     folder = ("data=image_folder", f"data.root={root}", "data.size=32")
     few = ("data.validation=8", "data.calibration=8", "data.test=8")
     ways = {
@@ -68,10 +70,17 @@ def folder_arms(base: Spec, root: Path) -> dict[str, Spec]:
         "cache": ("data.resident=false", "data.cache=true"),
         "stream": ("data.resident=false",),
     }
-    return {
+    arms = {
         f"folder, {name}": replace(base, overrides=(*base.overrides, *folder, *few, *words))
         for name, words in ways.items()
     }
+    stream = arms["folder, stream"]
+    if base.device == "cpu" and base.threads > 1:
+        fewer = (*stream.overrides, "data.num_workers=1")
+        arms["folder, stream, one thread left to its worker"] = replace(
+            stream, threads=base.threads - 1, overrides=fewer
+        )
+    return arms
 
 
 def write_images(folder: Path, count: int) -> None:
