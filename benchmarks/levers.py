@@ -74,12 +74,14 @@ def folder_arms(base: Spec, root: Path) -> dict[str, Spec]:
         f"folder, {name}": replace(base, overrides=(*base.overrides, *folder, *few, *words))
         for name, words in ways.items()
     }
-    stream = arms["folder, stream"]
-    if base.device == "cpu" and base.threads > 1:
-        fewer = (*stream.overrides, "data.num_workers=1")
-        arms["folder, stream, one thread left to its worker"] = replace(
-            stream, threads=base.threads - 1, overrides=fewer
-        )
+    if base.device == "cpu":
+        for name in ("cache", "stream"):
+            alone = arms[f"folder, {name}"]
+            more = replace(alone, overrides=(*alone.overrides, "data.num_workers=1"))
+            arms[f"folder, {name}, 1 worker"] = more
+        if base.threads > 1:
+            fewer = replace(more, threads=base.threads - 1)
+            arms["folder, stream, 1 worker and a thread less"] = fewer
     return arms
 
 
@@ -117,10 +119,6 @@ def by_themselves(base: Spec, rounds: int) -> None:
     module.to(base.device)
     assert module.teacher is not None
     student, teacher = module.student, module.teacher
-    pairs = [
-        (t, dict(student.named_parameters())[name])
-        for name, t in teacher.network.named_parameters()
-    ]
     for p in student.parameters():
         p.grad = torch.randn_like(p)
     groups = {
@@ -138,8 +136,10 @@ def by_themselves(base: Spec, rounds: int) -> None:
 
     @torch.no_grad()
     def loop_move() -> None:
-        for t, s in pairs:
+        for s, t in zip(student.parameters(), teacher.network.parameters(), strict=True):
             t.mul_(0.99).add_(s, alpha=0.01)
+        for s, t in zip(student.buffers(), teacher.network.buffers(), strict=True):
+            t.copy_(s)
         done()
 
     def stepping(kind: str) -> Any:

@@ -116,6 +116,23 @@ def test_a_name_that_is_no_text_is_converted_like_any_other(pictures):
     assert len(folder.parts(pictures, 8)["train"].digest()) == 16
 
 
+@pytest.mark.parametrize(
+    ("options", "count", "expected"),
+    [
+        ({}, 16, 0),  # an array on a CPU: reading it is no work for a worker
+        ({"cache": False}, 2, 0),  # no core to spare
+        ({"cache": False}, 3, 2),
+        ({"num_workers": 1}, 2, 1),
+    ],
+)
+def test_workers_decode_only_where_training_can_spare_the_cores(
+    pictures, monkeypatch, options, count, expected
+):
+    monkeypatch.setattr("pnp.data.datamodule.cores", lambda: count)
+    loader = data(pictures, resident=False, **options).train_dataloader()
+    assert loader._stream.num_workers == expected
+
+
 def test_a_damaged_array_is_refused_and_named(pictures):
     folder.parts(pictures, 8, cache=pictures / "c")
     (array,) = (pictures / "c").glob("*.u8")

@@ -57,7 +57,8 @@ class DataModule(L.LightningDataModule):
         labels: "auto", or "none" to ignore all labels.
         resident: keep decoded images in memory on the training device; "auto" if they fit.
         resident_limit_gb: what fits means, for all splits together, in 10⁹ bytes.
-        num_workers: processes that decode files that are not resident; None: by the cores.
+        num_workers: processes that decode files that are not resident, 0 for threads of this one;
+            None: by the cores, and 0 where training needs them itself.
         cache: convert a folder of images once into a memory-mapped array and read that.
         cache_dir: where such arrays are kept; None means `.pnp-cache` in `root`.
         on_corrupt: "error" stops at an unreadable file, "skip" leaves it out and names it.
@@ -231,15 +232,15 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Batches of `pretrain` on the trainer's device."""
-        trainer = self.trainer
-        streams = isinstance(self.pretrain.images, FolderImages)
+        trainer, images = self.trainer, self.pretrain.images
+        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
         return Loader(
             self.pretrain,
             self.loader_batch,
             seed=self.order_seed,
-            device="cpu" if trainer is None else trainer.strategy.root_device,
+            device=device,
             resident=self._fits(self.splits.values()),
-            num_workers=self._workers() if streams else 0,
+            num_workers=self._workers(images, device) if isinstance(images, FolderImages) else 0,
             consumed=None if trainer is None else self._processed,
         )
 
@@ -270,9 +271,13 @@ class DataModule(L.LightningDataModule):
         progress = self.trainer.fit_loop.epoch_loop.batch_progress
         return progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _workers(self) -> int:
+    def _workers(self, images: FolderImages, device: torch.device) -> int:
         if self._num_workers is not None:
             return self._num_workers
+        # A worker takes a core from training: on a CPU with two it costs a quarter of the speed,
+        # where reading a batch from an array costs a hundredth (benchmarks/RESULTS.md).
+        if device.type == "cpu" and (images.array is not None or cores() <= 2):
+            return 0
         return max(1, min(8, cores() - 1))
 
     # ---- from official parts to splits ----------------------------------------------------------
