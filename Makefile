@@ -57,8 +57,11 @@ bench: .venv/.ready  ## speed beside torchvision, kornia and lightly: ratios wit
 	$(BIN)/python benchmarks/objectives.py --rounds 3 --processes 1
 	$(BIN)/python benchmarks/startup.py --rounds 3
 
-bench-gpu: .venv/.ready  ## the training step on a GPU: images/s, TFLOP/s, memory, parts
-	$(BIN)/python benchmarks/step.py --device cuda --model resnet18 --batch 512 --compile $(ARGS)
+bench-gpu: .venv/.ready  ## the training step and its levers on a GPU: images/s, TFLOP/s, memory, parts
+	for batch in 512 1024; do \
+		$(BIN)/python benchmarks/step.py --device cuda --model resnet18 --batch $$batch --compile $(ARGS) || exit 1; \
+	done
+	$(BIN)/python benchmarks/levers.py --device cuda --model resnet18 --batch 512 --images 51200 --compile
 
 docs: .venv/.ready  ## the documentation site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

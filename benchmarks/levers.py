@@ -58,6 +58,10 @@ def levers(base: Spec, *, bf16: bool, compiled: bool) -> dict[str, Spec]:
     if compiled:
         for part in ("encoder", "views", "objective"):
             arms[f"method.compile=[{part}]"] = changed(f"method.compile=[{part}]")
+        if gpu:
+            arms["method.compile=[encoder], CUDA graphs"] = changed(
+                "method.compile=[encoder]", "method.cuda_graphs=true"
+            )
     return arms
 
 
