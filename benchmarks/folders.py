@@ -4,9 +4,10 @@ Folders of small JPEGs in ten class folders, hard links to a few files, are conv
 memory-mapped array (data.cache=true) and read back as an epoch of training batches; beside it the
 stream that decodes files while training goes on. Each cell is a process of its own that does what
 `pnp-train data=image_folder` does up to its batches. Memory is counted above what the process had
-before: `own` is what it allocates (anonymous memory, sampled), `resident` counts pages of the
-mapped file as well, which the kernel takes back when it needs them (Linux). File names and labels
-stay in memory: about a hundred bytes per image. The disk's cache is warm.
+before: `peak` is the most that it allocates (anonymous memory, sampled; names are sorted as
+strings), `kept` what is left of that at the end (names, labels, the last order), `resident` counts
+pages of the mapped file as well, which the kernel takes back when it needs them (Linux). The disk's
+cache is warm.
 
     python benchmarks/folders.py [--sizes 10000 100000 1000000] [--folder SCRATCH]
 """
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from memory import extra_peak, level
+from memory import extra_peak, level, trim
 from timing import exponent, fresh, machine, progress, tell
 
 CLASSES, DISTINCT, FILE_SIZE, SIZE = 10, 100, 48, 32
@@ -44,8 +45,8 @@ def make_folder(root: Path, count: int) -> None:
         os.link(originals[i % len(originals)], root / f"class{i % CLASSES}" / f"{i:08}.jpg")
 
 
-def own_peak(run: Any) -> float:
-    """MiB of anonymous memory that `run` needs at its worst moment, looked at every 10 ms."""
+def own_memory(run: Any) -> dict[str, float]:
+    """MiB of anonymous memory of `run`: its peak, looked at every 10 ms, and what it leaves."""
     before, most, over = level("RssAnon"), 0.0, threading.Event()
 
     def watch() -> None:
@@ -60,7 +61,9 @@ def own_peak(run: Any) -> float:
     finally:
         over.set()
         watcher.join()
-    return max(most, level("RssAnon")) - before
+    most = max(most, level("RssAnon"))
+    trim()
+    return {"peak": most - before, "kept": level("RssAnon") - before}
 
 
 def work(kind: str, root: Path, batch: int, most: int) -> dict[str, float]:
@@ -96,7 +99,7 @@ def work(kind: str, root: Path, batch: int, most: int) -> dict[str, float]:
                 break
         spent["seconds"] = time.perf_counter() - started
 
-    spent["resident"] = extra_peak(lambda: spent.update(own=own_peak(run)))
+    spent["resident"] = extra_peak(lambda: spent.update(own_memory(run)))
     return spent
 
 
@@ -121,8 +124,8 @@ def main() -> None:
 
     print(f"{machine(cores(), 'pillow', 'numpy')}\n")
     print(f"JPEGs of {FILE_SIZE} px to arrays of {SIZE} px, batches of {given.batch}\n")
-    print("| images | work | set-up s | µs per image | own MiB | resident MiB |")
-    print("|---|---|---|---|---|---|")
+    print("| images | work | set-up s | µs per image | peak MiB | kept MiB | resident MiB |")
+    print("|---|---|---|---|---|---|---|")
     costs: dict[str, list[float]] = {}
     for count in given.sizes:
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
@@ -140,7 +143,7 @@ def main() -> None:
                 costs.setdefault(kind, []).append(cost)
                 print(
                     f"| {count:,} | {kind} | {found['setup']:.2f} | {cost:.1f} | "
-                    f"{found['own']:.0f} | {found['resident']:.0f} |",
+                    f"{found['peak']:.0f} | {found['kept']:.0f} | {found['resident']:.0f} |",
                     flush=True,
                 )
     if len(given.sizes) > 1:

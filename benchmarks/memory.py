@@ -11,9 +11,14 @@ def level(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def trim() -> None:
+    """Give what has been freed back to the kernel (glibc)."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def extra_peak(run: Callable[[], object]) -> float:
     """MiB of resident memory that `run` needs at its worst moment, above what was there before."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier calls freed would otherwise be reused
+    trim()  # what earlier calls freed would otherwise be reused
     Path("/proc/self/clear_refs").write_text("5")
     before = level("VmRSS")
     run()

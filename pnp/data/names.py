@@ -1,4 +1,4 @@
-"""A million file names in two arrays: an eighth of the memory of strings, shared by processes."""
+"""Many file names in arrays: less than half the memory of strings, and shared by processes."""
 
 from collections.abc import Sequence
 from typing import overload
@@ -12,9 +12,9 @@ ENCODING, ODD = "utf-8", "surrogateescape"  # any name that a file may have
 class Names(Sequence[str]):
     """An immutable sequence of strings that is read one at a time.
 
-    Each string is made when it is asked for. A tuple of strings would take a hundred bytes per
-    name, and every worker process would come to own a copy of it: to look at a string writes its
-    reference count, and a page that is written is copied.
+    Each string is made when it is asked for. Of a tuple of strings every worker process would come
+    to own a copy: to look at a string writes its reference count, and a page that is written is
+    copied.
 
     Args:
         names: without the character NUL.
