@@ -16,6 +16,8 @@ import resource
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,7 +233,7 @@ def rival_trainer(spec: Spec, config: dict[str, Any], *callbacks: Any, images: i
 
 
 def profile(spec: Spec) -> None:
-    """Tell the FLOP per image of networks and objective, and milliseconds per step by part."""
+    """Tell FLOP per image of networks and objective, operations and milliseconds by part."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -241,18 +243,49 @@ def profile(spec: Spec) -> None:
     data, module, _ = parts(configuration(spec))
     module.to(spec.device)
     count = min(64, spec.batch)
-    views = torch.rand(2, count, data.channels, data.size, data.size, device=spec.device)
     plain = copy.deepcopy(module)
+    draws = torch.Generator(spec.device).manual_seed(0)
+    shape = (count, data.channels, data.size, data.size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=spec.device)
+    ops: dict[str, int] = {}
+    with operations(ops, "views"):
+        views = plain.views(images, draws)
     with FlopCounterMode(display=False) as counter:
-        outputs = plain.student.outputs(plain.encode(plain.student, [views])[1])
+        with operations(ops, "student"):
+            outputs = plain.student.outputs(plain.encode(plain.student, [views])[1])
         targets = outputs.detach()
         if plain.teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), operations(ops, "teacher"):
                 targets = plain.encode(plain.teacher.network, [views])[1]
-        plain.objective(outputs, targets, epoch=0.0)["loss"].backward()
+        with operations(ops, "objective"):
+            loss = plain.objective(outputs, targets, epoch=0.0)["loss"]
+        with operations(ops, "backward"):
+            loss.backward()
+    optimizer, _ = plain.optim.build(
+        plain.student, global_batch=spec.batch, total_steps=2, steps_per_epoch=2
+    )
+    optimizer.step()  # makes its state
+    with operations(ops, "optimizer"):
+        optimizer.step()
+        if plain.teacher is not None:
+            plain.teacher.update(plain.student, 1, 2)
     _, clock = finite_and_timed(data, module, torch.device(spec.device), lambda: autocast(spec))
     clock.pop("images per second")
-    tell({"flop": counter.get_total_flops() / count, "ms": clock})
+    tell({"flop": counter.get_total_flops() / count, "ms": clock, "ops": ops})
+
+
+@contextmanager
+def operations(counts: dict[str, int], part: str) -> Iterator[None]:
+    """Count the ATen operations of a part that compute something: on a GPU each is a launch."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            counts[part] = counts.get(part, 0) + (not func.is_view)
+            return func(*args, **(kwargs or {}))
+
+    with Counter():
+        yield
 
 
 def main() -> None:

@@ -109,6 +109,7 @@ def plot(found: dict[str, list[Point]], file: Path) -> None:
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "pnp"  # the same numbers give the same file
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     figure, grid = plt.subplots(2, len(found), figsize=(3 * len(found), 5), squeeze=False)
     for place, (name, points) in enumerate(found.items()):
@@ -121,7 +122,7 @@ def plot(found: dict[str, list[Point]], file: Path) -> None:
             axes.set_xlabel(TITLES[name])
             axes.set_ylabel(unit)
             axes.set_xticks(sizes, [str(size) for size in sizes], rotation=60, minor=False)
-            axes.minorticks_off()
+            axes.xaxis.set_minor_locator(NullLocator())
     grid[0][0].legend()
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})

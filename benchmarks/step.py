@@ -6,7 +6,8 @@ process of its own and they take turns, one epoch each, after an epoch that warm
 divide by. bf16 runs where the hardware multiplies it. Memory is that of the main process at its
 highest: resident on a CPU, allocated on a GPU. TFLOP/s counts the products of networks and
 objective (torch.utils.flop_counter), for all loops alike. The parts of a step are timed one after
-another, the device waited for after each, so they are shares, not a speed.
+another, the device waited for after each, so they are shares, not a speed. Operations are ATen's,
+without those that only look at a tensor in another way: on a GPU each is about one launch.
 stable-pretraining is not among the dependencies: name the Python of an environment that has it
 (`pip install stable-pretraining jaxtyping`), and its loop takes its turns too; `stable.py` says
 what of it is left out.
@@ -127,11 +128,14 @@ def table(found: dict[str, list[dict[str, float]]], flop: float) -> list[str]:
     return lines
 
 
-def parts(ms: dict[str, float]) -> list[str]:
+def parts(ms: dict[str, float], ops: dict[str, int]) -> list[str]:
     """Markdown: the parts of our step."""
     whole = sum(ms.values())
-    rows = [f"| {name} | {spent:.2f} | {spent / whole:.1%} |" for name, spent in ms.items()]
-    return ["| part of our step | ms | share |", "|---|---|---|", *rows]
+    rows = [
+        f"| {name} | {spent:.2f} | {spent / whole:.1%} | {ops.get(name, '')} |"
+        for name, spent in ms.items()
+    ]
+    return ["| part of our step | ms | share | operations |", "|---|---|---|---|", *rows]
 
 
 def options(arguments: Sequence[str] | None = None) -> Any:
@@ -199,7 +203,7 @@ def main() -> None:
     account = fresh(SCRIPT, *replace(ours, profile=True).arguments())
     print("\n".join(table(found, account["flop"])), "\n")
     print(f"{account['flop'] / 1e9:.3f} GFLOP per image\n")
-    print("\n".join(parts(account["ms"])))
+    print("\n".join(parts(account["ms"], account["ops"])))
     for name, why in failed.items():
         print(f"\n{name} did not run:\n{why}")
 

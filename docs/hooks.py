@@ -38,7 +38,8 @@ def on_config(config: Any) -> None:
 
 def on_files(files: Any, config: Any) -> None:
     """Add the measured pages and their pictures, which lie outside docs/, to the site."""
-    pictures = [file.relative_to(ROOT).as_posix() for file in ROOT.glob("experiments/*/*.svg")]
+    found = [*ROOT.glob("experiments/*/*.svg"), *ROOT.glob("benchmarks/*.svg")]
+    pictures = [file.relative_to(ROOT).as_posix() for file in found]
     for path in [*measured(), *pictures]:
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
 

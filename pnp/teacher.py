@@ -52,10 +52,17 @@ class EMATeacher(nn.Module, Generic[Net]):
         momentum = self.momentum(step, total)
         theirs = dict(student.named_parameters())
         mine = dict(self.network.named_parameters())
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # one fused call: a Python loop over parameters costs milliseconds
+        # One fused call each: Python loops cost milliseconds, and a launch per tensor on a GPU.
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             list(mine.values()), [theirs[name].detach() for name in mine], 1.0 - momentum
         )
-        buffers = dict(student.named_buffers())
-        for name, buffer in self.network.named_buffers():
-            buffer.copy_(buffers[name])
+        theirs = dict(student.named_buffers())
+        for floating in (True, False):  # a fused call wants one type
+            buffers = {
+                name: buffer
+                for name, buffer in self.network.named_buffers()
+                if buffer.is_floating_point() == floating
+            }
+            if buffers:
+                torch._foreach_copy_(list(buffers.values()), [theirs[name] for name in buffers])  # pyright: ignore[reportPrivateImportUsage]
         return momentum
