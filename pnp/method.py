@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnp import geometry
+from pnp.compiling import check_cuda_graphs, compile_parts
 from pnp.data import Batch
 from pnp.distributed import average_gradients, rank
 from pnp.errors import UserError
@@ -21,7 +22,6 @@ from pnp.teacher import EMATeacher
 from pnp.views import Views
 
 TEACHERS = ("ema", "stop_gradient", "none")
-COMPILED = ("encoder", "views", "objective")
 
 
 class Outputs(NamedTuple):
@@ -57,7 +57,7 @@ class SelfSupervised(L.LightningModule):
             objective still sees all of it. None takes the batch whole.
         concat_views: one forward for all views, so that BatchNorm sees them together; `auto` does
             so on a GPU, where it is faster, and takes them one by one on a CPU, where that is.
-        compile: hand parts to `torch.compile`: some of `COMPILED`, or True for encoder and views.
+        compile: see `pnp.compiling`, and so for `cuda_graphs`.
         cuda_graphs: replay the compiled encoder as CUDA graphs, for batches that do not fill a GPU.
         seed: owns every random draw of training.
         log_every: optimizer steps between two logged values: logging each step costs 1 ms of it.
@@ -112,7 +112,7 @@ class SelfSupervised(L.LightningModule):
         self.objective = objective
         self.views = views
         self.cuda_graphs = cuda_graphs
-        self._compile(("encoder", "views") if compile is True else compile or ())
+        compile_parts(compile, self.networks, views, objective, cuda_graphs=cuda_graphs)
         self.optim = optim or Optim()
         self.freeze_head_epochs, self.constant_head_lr = freeze_head_epochs, constant_head_lr
         self.micro_batch, self.concat_views = micro_batch, concat_views
@@ -120,26 +120,6 @@ class SelfSupervised(L.LightningModule):
         self.total_steps = 0  # known once there is a trainer
         self.steps_per_epoch = 1
         self._again: tuple[list[Batch], Tensor, int] | None = None
-
-    def _compile(self, parts: Sequence[str]) -> None:
-        """Compile parts in place: names in the state dict stay as they are."""
-        if isinstance(parts, str) or not set(parts) <= set(COMPILED):
-            raise UserError(
-                f"method.compile={parts!r}: give true, false or some of [{', '.join(COMPILED)}]."
-            )
-        if self.cuda_graphs and "encoder" not in parts:
-            raise UserError(
-                "method.cuda_graphs replays a compiled encoder: set method.compile=true."
-            )
-        if "encoder" in parts:
-            mode = "reduce-overhead" if self.cuda_graphs else None
-            for network in self.networks.values():
-                network.backbone.compile(mode=mode)
-                network.projector.compile(mode=mode)
-        if "views" in parts:
-            self.views.compile()
-        if "objective" in parts:
-            self.objective.compile()
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -267,18 +247,11 @@ class SelfSupervised(L.LightningModule):
         """Gradients of pieces are averaged over ranks once, by `backward`, not after each piece.
 
         Raises:
-            UserError: CUDA graphs where outputs of several forwards must live side by side, or
-                without a GPU.
+            UserError: CUDA graphs that cannot be.
         """
-        plain = self.micro_batch is None and self.trainer.accumulate_grad_batches == 1
-        if self.cuda_graphs and not (
-            plain and self.trainer.world_size == 1 and self.device.type == "cuda"
-        ):
-            raise UserError(
-                f"method.cuda_graphs=true on {self.device.type} with {self.trainer.world_size} "
-                "process(es): it needs one GPU, one process, and no micro-batches "
-                "(objective.global_batch, trainer.accumulate_grad_batches)."
-            )
+        if self.cuda_graphs:
+            whole = self.micro_batch is None and self.trainer.accumulate_grad_batches == 1
+            check_cuda_graphs(self.device, self.trainer.world_size, whole=whole)
         if self.micro_batch and self.trainer.world_size > 1:
             model: Any = self.trainer.model
             model.require_backward_grad_sync = False

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from pnp.backbones import backbone
+from pnp.compiling import COMPILED, check_cuda_graphs
 from pnp.data import Batch
 from pnp.errors import UserError
 from pnp.heads import projector
-from pnp.method import COMPILED, SelfSupervised
+from pnp.method import SelfSupervised
 from pnp.objectives import PNP
 from pnp.views import Views
 
@@ -53,6 +54,12 @@ def test_cuda_graphs_want_a_compiled_encoder_and_a_gpu_that_takes_the_batch_whol
     made = method(["encoder"], cuda_graphs=True)
     with pytest.raises(UserError, match=r"cuda_graphs=true on cpu with 1 process.*one GPU"):
         made.on_fit_start()
+    gpu = torch.device("cuda")
+    check_cuda_graphs(gpu, 1, whole=True)
+    with pytest.raises(UserError, match="2 process"):
+        check_cuda_graphs(gpu, 2, whole=True)
+    with pytest.raises(UserError, match="batches in pieces"):
+        check_cuda_graphs(gpu, 1, whole=False)
 
 
 def compare_steps(part):

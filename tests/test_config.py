@@ -91,6 +91,7 @@ LAYERS = [
     {"objectives", "rivals", "backbones", "heads", "optim", "loggers", "tracking"},
     {"network", "teacher", "views", "encoder", "export"},
     {"data"},
+    {"compiling"},
     {"method"},
     {"evaluation"},
     {"callbacks", "report"},
