@@ -51,10 +51,12 @@ ablation: .venv/.ready  ## every ablation of the objective, 2 scales, 3 seeds, i
 	$(BIN)/pnp-train -m sweep=ablation logger=csv $(ARGS)
 	$(BIN)/pnp-report runs/ablation
 
-bench: .venv/.ready  ## speed beside torchvision, kornia and lightly: ratios with spread, under 10 minutes
+bench: .venv/.ready  ## speed beside torchvision, kornia and lightly, folders, start-up; under 10 minutes
 	$(BIN)/python benchmarks/views.py --rounds 7
 	$(BIN)/python benchmarks/step.py --rounds 3 --images 2560
 	$(BIN)/python benchmarks/objectives.py --rounds 3 --processes 1
+	$(BIN)/python benchmarks/levers.py --only calls
+	$(BIN)/python benchmarks/folders.py --sizes 1000 10000
 	$(BIN)/python benchmarks/startup.py --rounds 3
 
 bench-gpu: .venv/.ready  ## the training step and its levers on a GPU: images/s, TFLOP/s, memory, parts

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_data import idx, write_fashion_mnist
 
-from pnp.data import datasets, folder
+from pnp.data import datasets, files, folder
 from pnp.errors import UserError
 
 
@@ -251,3 +252,21 @@ def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(UserError, match=r"deep\.png.*8 bits"):
         folder.parts(tmp_path, 8)["train"].images.batch(torch.tensor([0]))
+
+
+@pytest.mark.parametrize(("side", "threads"), [(8, 1), (64, 2)])
+def test_several_threads_decode_files_that_are_worth_it(tmp_path, monkeypatch, side, threads):
+    draws = np.random.default_rng(0)
+    for i in range(8):
+        noise = draws.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    seen, together = set(), threading.Barrier(threads)
+
+    def decode(path):
+        seen.add(threading.get_ident())
+        together.wait(timeout=20)  # as many threads as expected are at work at once
+        return np.zeros((3, 4, 4), np.uint8)
+
+    monkeypatch.setattr(files, "cores", lambda: 2)
+    files.decode_each(sorted(tmp_path.glob("*.png")), decode)
+    assert len(seen) == threads

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # Below this many files a progress bar would only flicker.
 QUIET = 2000
+# Bytes of a file below which one thread decodes as fast as several.
+SMALL = 4096
 # Files decoded between two updates of the bar, and before a damaged one can stop the rest.
 CHUNK = 1024
 
@@ -188,7 +190,10 @@ def unreadable(bad: Sequence[str], count: int, title: str, *, skip_corrupt: bool
 def decode_each(
     paths: Sequence[Path], decode: Callable[[Path], np.ndarray]
 ) -> list[np.ndarray | Exception]:
-    """Decode on all cores (Pillow frees the interpreter lock); an unreadable file is its error."""
+    """Decode on all cores (Pillow frees the interpreter lock) unless the files are very small.
+
+    An unreadable file gives its error.
+    """
 
     def attempt(paths: Sequence[Path]) -> list[np.ndarray | Exception]:
         results: list[np.ndarray | Exception] = []
@@ -200,13 +205,24 @@ def decode_each(
         return results
 
     threads = 1 if get_worker_info() else cores()
-    if threads == 1 or len(paths) < 2 * threads:
+    if threads == 1 or len(paths) < 2 * threads or _small(paths):
         return attempt(paths)
     # One task per thread: small images decode in less time than a task takes to hand out.
     step = -(-len(paths) // threads)
     pieces = [paths[start : start + step] for start in range(0, len(paths), step)]
     with ThreadPoolExecutor(threads) as pool:
         return [result for results in pool.map(attempt, pieces) for result in results]
+
+
+def _small(paths: Sequence[Path]) -> bool:
+    """Whether files are so small that threads only fight for the interpreter.
+
+    Two of them took 1.2 to 1.8 times as long as one for files of 1.3 kB, and 0.6 times for 5.7 kB.
+    """
+    try:
+        return all(path.stat().st_size < SMALL for path in paths[:: max(1, len(paths) // 8)])
+    except OSError:  # whoever decodes it will say so
+        return False
 
 
 def _good(path: Path, result: np.ndarray | Exception) -> np.ndarray:
