@@ -1,5 +1,6 @@
 """The only file that knows torch.distributed: one process is the identity everywhere."""
 
+import atexit
 import os
 from typing import Any
 
@@ -20,6 +21,22 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes that train together; 1 when there is one process."""
     return dist.get_world_size() if _active() else 1
+
+
+def leave_at_exit() -> None:
+    """Leave the group of processes, if there is one, before the interpreter ends.
+
+    Otherwise a thread of gloo may be letting go of a tensor just then, which aborts the process
+    ("terminate called without an active exception"); Lightning then kills the other ranks in the
+    middle of their evaluation. Call it when no collective is left to come.
+    """
+    if _active():
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if _active():  # Lightning leaves by itself with NCCL
+        dist.destroy_process_group()
 
 
 class _Gather(torch.autograd.Function):

@@ -1,5 +1,8 @@
 """Any number of processes equals one on the same global batch, proven by gradients."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -104,3 +107,35 @@ def test_one_process_is_the_identity():
     z = torch.randn(2, 3)
     assert gather(z) is z
     assert global_mean(z[0, 0], 3).item() == z[0, 0]
+
+
+LEAVING = """
+import atexit, os, sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from pnp.distributed import leave_at_exit
+
+
+def threads():
+    names = [Path(f"/proc/self/task/{t}/comm").read_text() for t in os.listdir("/proc/self/task")]
+    print(sum("gloo" in name for name in names))
+
+
+atexit.register(threads)  # the first to be registered is the last to run
+dist.init_process_group("gloo", store=dist.FileStore(sys.argv[1], 1), rank=0, world_size=1)
+dist.all_reduce(torch.ones(3))
+if sys.argv[2] == "leave":
+    leave_at_exit()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads in /proc")
+def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(tmp_path):
+    def left(how):
+        call = [sys.executable, "-c", LEAVING, str(tmp_path / how), how]
+        return int(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+
+    assert left("stay") > 0
+    assert left("leave") == 0

@@ -60,6 +60,7 @@ def fit(
 
     from pnp.allocator import keep_freed_memory
     from pnp.cli import rundir
+    from pnp.distributed import leave_at_exit
 
     _quieten()
     keep_freed_memory()
@@ -79,7 +80,9 @@ def fit(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fitted = time.time()
     facts["training_seconds"] = round(fitted - started, 1)
-    return finish(folder, config, trainer, module, initial, data, facts)
+    metrics = finish(folder, config, trainer, module, initial, data, facts)
+    leave_at_exit()
+    return metrics
 
 
 def finish(
