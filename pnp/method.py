@@ -57,7 +57,7 @@ class SelfSupervised(L.LightningModule):
             objective still sees all of it. None takes the batch whole.
         concat_views: one forward for all views, so that BatchNorm sees them together; `auto` does
             so on a GPU, where it is faster, and takes them one by one on a CPU, where that is.
-        compile: see `pnp.compiling`, and so for `cuda_graphs`.
+        compile: parts that go through torch.compile, see `pnp.compiling`.
         cuda_graphs: replay the compiled encoder as CUDA graphs, for batches that do not fill a GPU.
         seed: owns every random draw of training.
         log_every: optimizer steps between two logged values: logging each step costs 1 ms of it.

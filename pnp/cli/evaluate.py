@@ -30,7 +30,6 @@ def evaluate(cfg: Any) -> dict[str, float]:
     from pnp.cli.build import build, plain
 
     keep_freed_memory()
-
     facts: dict[str, Any] = rundir.facts()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
     given = [key for key in ("run", "ckpt", "backbone") if config[key]]

@@ -274,8 +274,8 @@ class DataModule(L.LightningDataModule):
     def _workers(self, images: FolderImages, device: torch.device) -> int:
         if self._num_workers is not None:
             return self._num_workers
-        # A worker takes a core from training: on a CPU with two it costs a quarter of the speed,
-        # where reading a batch from an array costs a hundredth (benchmarks/RESULTS.md).
+        # A worker takes a core from training: with two cores that costs a quarter of the speed, and
+        # reading an array in this process costs nothing that shows (benchmarks/RESULTS.md).
         if device.type == "cpu" and (images.array is not None or cores() <= 2):
             return 0
         return max(1, min(8, cores() - 1))
