@@ -4,9 +4,9 @@ The default configuration of pnp-train, and the same with one lever moved: each 
 (`arms.py`), in turns of one epoch. The gain is the speed of the default over that of the other, in
 the same round: above 1 the default's choice pays. A second group reads an image folder: decoded
 once and kept in memory (resident), from the memory-mapped array (cache), or decoded anew in every
-epoch (stream), in the training process or by a worker beside it. Two levers that have no switch are timed by themselves:
-the teacher's fused move against a loop over its parameters, and the fused optimizer against torch's
-default.
+epoch (stream), in the training process or by a worker beside it. Two levers that have no switch are
+timed by themselves: the teacher's fused move against a loop over its parameters, and the fused
+optimizer against torch's default.
 
     python benchmarks/levers.py [--rounds 5] [--compile]
 """
