@@ -40,7 +40,7 @@ class Spec:
     device: str = "cpu"
     threads: int = 1
     workers: int = 0  # a rival's DataLoader
-    keep_memory: bool = True  # ours: as pnp-train does, see pnp.allocator
+    keep_memory: bool = True  # ours: as pnp-train does, see pnp.cpu
     profile: bool = False  # tell FLOP and parts of a step instead of taking turns
     overrides: tuple[str, ...] = ()  # of pnp-train's configuration
 
@@ -51,8 +51,8 @@ class Spec:
 
 def configuration(spec: Spec) -> dict[str, Any]:
     """What pnp-train would compose, without evaluation: the same for all loops."""
-    from pnp.cli.app import compose
-    from pnp.cli.build import plain
+    from pnp.runs.config import plain
+    from pnp.runs.launch import compose
 
     data = [f"data.n_train={spec.images}", "data.validation=8", "data.calibration=8", "data.test=8"]
     if any(word.startswith("data=") for word in spec.overrides):
@@ -237,8 +237,8 @@ def profile(spec: Spec) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pnp.cli.checks import finite_and_timed
     from pnp.cli.train import parts
+    from pnp.runs.checks import finite_and_timed
 
     data, module, _ = parts(configuration(spec))
     module.to(spec.device)
@@ -298,8 +298,8 @@ def main() -> None:
     spec = Spec(**{**given, "overrides": tuple(given.get("overrides", ()))})
     import torch
 
-    from pnp.allocator import keep_freed_memory
     from pnp.cli.train import _ignore_known_warnings, _quieten
+    from pnp.cpu import keep_freed_memory
 
     torch.set_num_threads(spec.threads)
     if spec.keep_memory and spec.loop in ("ours", "bare"):

@@ -24,8 +24,8 @@ def one_step(
 
     from pnp.backbones import backbone
     from pnp.data import Batch
-    from pnp.heads import projector
     from pnp.method import SelfSupervised
+    from pnp.networks import projector
     from pnp.objectives import PNP
     from pnp.views import Views
 

@@ -88,8 +88,8 @@ def machine(threads: int, *packages: str) -> str:
     """
     import torch
 
-    from pnp.cli.rundir import commit
     from pnp.data.files import cores
+    from pnp.runs.directory import commit
 
     able = torch.cpu.get_capabilities()
     bf16 = ", bf16 instructions" if able.get("avx512_bf16") or able.get("amx_bf16") else ""

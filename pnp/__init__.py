@@ -6,7 +6,7 @@ Importing this package is light: torch comes with the modules that need it.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pnp.encoder import Encoder
+    from pnp.export.encoder import Encoder
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,6 @@ def load(path: Any) -> "Encoder":
     Raises:
         pnp.errors.UserError: not an export, or a damaged one.
     """
-    from pnp import encoder
+    from pnp.export import encoder
 
     return encoder.load(path)

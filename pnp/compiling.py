@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pnp.errors import UserError
-from pnp.network import Network
+from pnp.networks import Network
 from pnp.views import Views
 
 COMPILED = ("encoder", "views", "objective")

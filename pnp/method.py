@@ -15,10 +15,9 @@ from pnp.data import Batch
 from pnp.distributed import average_gradients, rank
 from pnp.errors import UserError
 from pnp.geometry import unit
-from pnp.network import Network, frozen_buffers
+from pnp.networks import EMATeacher, Network, frozen_buffers
 from pnp.optim import Optim
 from pnp.seeds import generator, step_seed
-from pnp.teacher import EMATeacher
 from pnp.views import Views
 
 TEACHERS = ("ema", "stop_gradient", "none")
@@ -41,16 +40,16 @@ class SelfSupervised(L.LightningModule):
 
     Args:
         backbone: see `pnp.backbones`.
-        projector: see `pnp.heads`.
+        projector: see `pnp.networks`.
         objective: (student outputs, teacher outputs, epoch) -> {"loss", terms}.
         views: see `pnp.views`; at least 2 views.
         optim: see `pnp.optim`.
-        head: predictor or prototypes after the projector; see `pnp.heads`.
+        head: predictor or prototypes after the projector; see `pnp.networks`.
         teacher: `ema` (a moving average of the student), `stop_gradient` (the student's own z) or
             `none` (the student's own outputs, for objectives that ask for no target).
-        momentum: of the EMA teacher, at step 0; see `pnp.teacher`.
+        momentum: of the EMA teacher, at step 0; see `pnp.networks`.
         predicts: the head is a predictor, which the teacher has not.
-        normalize: unit z; see `pnp.network`.
+        normalize: unit z; see `pnp.networks`.
         freeze_head_epochs: epochs in which the head is not trained (DINO's last layer).
         constant_head_lr: keep the head's learning rate at the peak (SimSiam's predictor).
         micro_batch: images per forward; a larger batch is embedded in pieces of that size and the

@@ -50,7 +50,7 @@ def compose(tmp_path):
     """Compose `conf/train.yaml` with overrides; runs go below tmp_path unless run_dir is given."""
     from hydra import compose, initialize_config_dir
 
-    from pnp.cli.app import conf_dir
+    from pnp.runs.launch import conf_dir
 
     def _compose(*overrides, tiny=True):
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -6,6 +6,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq, linprog
 from scipy.special import expit
 
+from pnp.band.report import oracle_metrics
 from pnp.errors import UserError
 from pnp.evaluation import (
     Concept,
@@ -15,7 +16,6 @@ from pnp.evaluation import (
     oracle_band,
     parse_concepts,
 )
-from pnp.evaluation.band_reports import oracle_metrics
 
 
 def linear_programme(eta, w, a, b):

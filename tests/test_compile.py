@@ -11,8 +11,8 @@ from pnp.backbones import backbone
 from pnp.compiling import COMPILED, check_cuda_graphs
 from pnp.data import Batch
 from pnp.errors import UserError
-from pnp.heads import projector
 from pnp.method import SelfSupervised
+from pnp.networks import projector
 from pnp.objectives import PNP
 from pnp.views import Views
 

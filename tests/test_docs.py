@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from pnp.cli.app import compose as composed
-from pnp.cli.app import conf_dir
 from pnp.errors import UserError
+from pnp.runs.launch import compose as composed
+from pnp.runs.launch import conf_dir
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -86,7 +86,7 @@ def check_hydra(name: str, words: list[str], *, tune: bool = False) -> None:
 
 def check_values(name: str, cfg: dict) -> None:
     """The sections whose objects are cheap accept their values."""
-    from pnp.cli.build import build
+    from pnp.runs.config import build
 
     for section in {"train": ("evaluation", "optim", "data"), "evaluate": ("evaluation",)}.get(
         name, ()
@@ -101,8 +101,8 @@ def resolved(cfg: dict) -> dict:
 
 
 def check_tune(words: list[str]) -> None:
-    from pnp.cli.space import read_space
     from pnp.cli.tune import check
+    from pnp.runs.space import read_space
 
     own = tuple(word.removeprefix("tune.") for word in words if word.startswith("tune."))
     rest = [word for word in words if not word.startswith("tune.") and word != "--help"]

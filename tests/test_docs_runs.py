@@ -14,8 +14,8 @@ from test_docs import blocks, lines, page
 from tiny_data import write_fashion_mnist
 
 import pnp
-from pnp.cli.app import conf_dir
 from pnp.cli.train import train
+from pnp.runs.launch import conf_dir
 
 # A small network on whatever data; one step, and a short judgement.
 SPECIFIC = ("data.", "model.width", "model.depth", "trainer.max")

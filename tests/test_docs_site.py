@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from pnp.cli.app import conf_dir
+from pnp.runs.launch import conf_dir
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

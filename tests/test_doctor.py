@@ -8,13 +8,13 @@ import torch
 from conftest import TINY
 from torch import nn
 
-from pnp import color, resample
-from pnp.cli import checks
-from pnp.cli.build import plain
 from pnp.cli.train import parts
 from pnp.data.loader import Loader
 from pnp.method import SelfSupervised
 from pnp.objectives import PNP
+from pnp.runs import checks
+from pnp.runs.config import plain
+from pnp.views import color, resample
 
 
 class Ungathered(nn.Module):

@@ -8,14 +8,14 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from pnp.cli.app import conf_dir
 from pnp.cli.evaluate import evaluate
 from pnp.cli.train import train
 from pnp.data import DataModule
 from pnp.errors import UserError
-from pnp.evaluation.bands import Budgets, answer, flatten, questions
+from pnp.evaluation.concept_bands import Budgets, answer, flatten, questions
 from pnp.evaluation.features import fingerprint, remembered
 from pnp.evaluation.probes import Space
+from pnp.runs.launch import conf_dir
 
 SMALL = (
     "data.n_train=64",

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 
 import pnp
 from pnp.backbones import backbone
-from pnp.cli import card
-from pnp.cli.app import conf_dir
-from pnp.cli.build import plain
 from pnp.cli.export import export, upload
 from pnp.cli.train import parts, train
-from pnp.encoder import Encoder
 from pnp.errors import UserError
-from pnp.export import save
+from pnp.export import card
+from pnp.export.encoder import Encoder
+from pnp.export.folder import save
+from pnp.runs.config import plain
+from pnp.runs.launch import conf_dir
 
 FACTS = {
     "network": "teacher",

@@ -141,7 +141,7 @@ def test_the_command_line_trains_on_pieces_and_the_teacher_moves_once_per_batch(
     compose, monkeypatch
 ):
     from pnp.cli.train import train
-    from pnp.teacher import EMATeacher
+    from pnp.networks import EMATeacher
 
     moves = []
     update = EMATeacher.update

@@ -11,8 +11,7 @@ from torch.nn.functional import normalize
 from pnp import geometry
 from pnp.callbacks.monitor import collapse_kind
 from pnp.errors import UserError
-from pnp.evaluation.heads import fit_concepts
-from pnp.evaluation.probes import Space, fit_linear, knn_votes, linear_probe, products
+from pnp.evaluation.probes import Space, fit_concepts, fit_linear, knn_votes, linear_probe, products
 
 
 def kind(z):

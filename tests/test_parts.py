@@ -9,11 +9,9 @@ from torch import nn
 
 from pnp.backbones import backbone
 from pnp.errors import UserError
-from pnp.heads import Prototypes, head, predictor, projector
-from pnp.optim import Optim
-from pnp.schedules import cosine, warmup_cosine
+from pnp.networks import EMATeacher, Prototypes, head, predictor, projector
+from pnp.optim import Optim, cosine, warmup_cosine
 from pnp.seeds import step_seed
-from pnp.teacher import EMATeacher
 
 
 def test_the_cosine_is_half_way_at_half_time_and_stays_at_its_end():

@@ -22,9 +22,9 @@ from pnp.signals import Interrupted, Listener
 # Starts runs of the command line quickly: imports once, then forks for each.
 STARTER = """
 import json, os, sys, traceback
-import lightning, pnp.cli.judge, pnp.method, pnp.report, pnp.callbacks.progress
+import lightning, pnp.evaluation.evaluate, pnp.method, pnp.report, pnp.callbacks.progress
 import pnp.callbacks.guard, pnp.callbacks.checkpoints, pnp.callbacks.monitor
-import pnp.objectives, pnp.optim, pnp.views, pnp.data, pnp.evaluation.bands
+import pnp.objectives, pnp.optim, pnp.views, pnp.data, pnp.evaluation.concept_bands
 from pnp.cli.train import main
 print("ready", flush=True)
 while line := sys.stdin.readline():
@@ -175,19 +175,19 @@ def test_a_slurm_job_is_requeued_and_goes_on_by_itself(runs, tmp_path):
 
 
 def test_a_signal_during_the_evaluation_keeps_the_training(compose, tmp_path, monkeypatch):
-    from pnp.cli import judge
+    from pnp.evaluation import evaluate
 
-    whole, steps = judge.judge, []
+    whole, steps = evaluate.judge, []
 
     def told_to_stop(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return whole(*args)
 
-    monkeypatch.setattr(judge, "judge", told_to_stop)
+    monkeypatch.setattr(evaluate, "judge", told_to_stop)
     with pytest.raises(Interrupted):
         train(compose())
     assert not (tmp_path / "run" / "metrics.json").exists()
-    monkeypatch.setattr(judge, "judge", whole)
+    monkeypatch.setattr(evaluate, "judge", whole)
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", lambda *args: steps.append(args))
     assert "test/knn/teacher" in train(compose("resume=auto"))
     assert steps == []

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pnp.cli import ranks
 from pnp.errors import UserError
+from pnp.runs import processes
 
 DDP = ("trainer=ddp", "trainer.devices=2")
 
@@ -105,11 +105,11 @@ def test_processes_of_a_slurm_step_take_the_directory_of_rank_0(tmp_path, monkey
     theirs.mkdir()
     monkeypatch.setenv("SLURM_PROCID", "1")
     with pytest.raises(UserError, match="rank 1 waited 0 s for rank 0"):
-        ranks.agreed(theirs, patience=0.1)
+        processes.agreed(theirs, patience=0.1)
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert ranks.agreed(mine) == mine
+    assert processes.agreed(mine) == mine
     monkeypatch.setenv("SLURM_PROCID", "1")
-    assert ranks.agreed(theirs) == mine
+    assert processes.agreed(theirs) == mine
     assert not theirs.exists()
 
 
@@ -118,7 +118,7 @@ def test_a_step_of_another_job_does_not_take_an_old_directory(tmp_path, monkeypa
     for key, value in {"JOB_ID": "17", "NTASKS": "2", "PROCID": "1", "JOB_NAME": "x"}.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
     with pytest.raises(UserError, match="waited"):
-        ranks.agreed(tmp_path / "new", patience=0.1)
+        processes.agreed(tmp_path / "new", patience=0.1)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_step_of_another_job_does_not_take_an_old_directory(tmp_path, monkeypa
     ],
 )
 def test_what_would_hang_is_refused(monkeypatch, trainer, multirun, processes, message):
-    monkeypatch.setattr(ranks, "started_outside", lambda: (0, processes))
+    monkeypatch.setattr(processes, "started_outside", lambda: (0, processes))
     with pytest.raises(UserError, match=message):
-        ranks.check(trainer, multirun)
-    ranks.check({"devices": 2, "num_nodes": processes // 2 or 1}, multirun=False)
+        processes.check(trainer, multirun)
+    processes.check({"devices": 2, "num_nodes": processes // 2 or 1}, multirun=False)

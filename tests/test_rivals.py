@@ -11,11 +11,9 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from pnp.errors import UserError
-from pnp.heads import head, projector
-from pnp.network import Network
+from pnp.networks import EMATeacher, Network, head, projector
 from pnp.rivals import DINO, BarlowTwins, LeJEPA, NegativeCosine, SimCLR, VICReg
 from pnp.seeds import step_seed
-from pnp.teacher import EMATeacher
 
 K = 6  # outputs
 CENTRE = torch.linspace(-0.5, 0.5, K, dtype=torch.float64)
@@ -362,8 +360,8 @@ def test_five_steps_give_the_losses_they_always_gave(name):
 def test_a_method_is_its_objective_teacher_and_head_and_takes_steps(
     compose, method, objective, teacher, top
 ):
-    from pnp.cli.build import plain
     from pnp.cli.train import parts, train
+    from pnp.runs.config import plain
 
     local = ["views.local=2"] if method in ("pnp", "dino") else []
     cfg = compose(f"method={method}", "trainer.fast_dev_run=true", "evaluation.test=false", *local)
@@ -377,7 +375,7 @@ def test_a_method_is_its_objective_teacher_and_head_and_takes_steps(
 def test_an_objective_chosen_on_the_command_line_wins_over_the_methods():
     from hydra import compose, initialize_config_dir
 
-    from pnp.cli.app import conf_dir
+    from pnp.runs.launch import conf_dir
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", ["method=simclr", "objective=vicreg"])

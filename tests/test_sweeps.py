@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pnp.cli import app, jobs
-from pnp.cli.build import plain
 from pnp.errors import UserError
+from pnp.runs import jobs, launch
+from pnp.runs.config import plain
 from pnp.signals import Interrupted
 
-CONF = app.conf_dir()
+CONF = launch.conf_dir()
 
 
 def config(compose, *overrides, **options):
@@ -68,7 +68,7 @@ def test_a_job_is_found_by_its_config_not_by_its_path(compose, tmp_path):
 
 
 def test_a_changed_job_of_a_sweep_runs_anew_beside_the_old_one(compose, tmp_path, monkeypatch):
-    monkeypatch.setattr("pnp.cli.rundir.is_multirun", lambda: True)
+    monkeypatch.setattr("pnp.runs.directory.is_multirun", lambda: True)
     finish(claim(compose(f"run_dir={tmp_path / 'a'}")))
     changed = claim(compose(f"run_dir={tmp_path / 'a'}", "evaluation.k=6"))
     changed.lock.release()
@@ -78,7 +78,7 @@ def test_a_changed_job_of_a_sweep_runs_anew_beside_the_old_one(compose, tmp_path
 
 
 def test_an_interrupted_job_of_a_sweep_goes_on_without_being_asked(compose, tmp_path, monkeypatch):
-    monkeypatch.setattr("pnp.cli.rundir.is_multirun", lambda: True)
+    monkeypatch.setattr("pnp.runs.directory.is_multirun", lambda: True)
     job = claim(compose(f"run_dir={tmp_path / 'a'}"))
     (job.folder / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(Interrupted), job:
@@ -209,7 +209,7 @@ def test_the_heartbeat_touches_the_lock(tmp_path, monkeypatch):
 PROGRAM = """
     import os, sys
     from pathlib import Path
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
     from pnp.errors import UserError
 
     def run(cfg):
@@ -253,7 +253,7 @@ JOBLIB = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 WAITING = """
     import os, signal, sys, time
     from pathlib import Path
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
     from pnp.signals import Listener
 
     def run(cfg):

@@ -163,7 +163,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(compose, tmp_path):
 
 
 def test_the_teacher_moves_once_per_optimizer_step_not_per_micro_batch(compose, monkeypatch):
-    from pnp.teacher import EMATeacher
+    from pnp.networks import EMATeacher
 
     steps = []
     original = EMATeacher.update
@@ -303,7 +303,7 @@ def test_the_command_line_explains_mistakes(tmp_path, command, arguments, status
 def test_a_full_disk_or_a_mistake_ends_in_a_message_and_a_status(
     tmp_path, monkeypatch, capsys, error, status, message
 ):
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
 
     def run(cfg):
         raise error
@@ -318,7 +318,7 @@ def test_a_full_disk_or_a_mistake_ends_in_a_message_and_a_status(
 def test_a_failed_job_of_a_multirun_is_listed_and_the_others_still_run(
     tmp_path, monkeypatch, capsys
 ):
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
 
     ran = []
 

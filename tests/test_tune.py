@@ -7,8 +7,8 @@ import optuna
 import pytest
 
 from pnp.cli import tune
-from pnp.cli.app import compose
 from pnp.errors import UserError
+from pnp.runs.launch import compose
 from pnp.signals import Interrupted
 
 SPACE = {
@@ -137,7 +137,7 @@ def test_an_interrupted_trial_is_done_again_with_the_same_values(settings, train
 def test_the_trial_of_a_killed_process_is_done_again_and_that_of_a_living_one_not(
     settings, trained, tmp_path
 ):
-    from pnp.cli import jobs
+    from pnp.runs import jobs
 
     study = tune.open_study(tmp_path / "study", settings, SPACE, [])
     for started in ("before", jobs.this_process()["started"]):

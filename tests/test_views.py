@@ -12,9 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from pnp import color, resample
 from pnp.errors import UserError
-from pnp.views import Views
+from pnp.views import Views, color, resample
 
 
 def generator(seed: int = 0) -> torch.Generator:

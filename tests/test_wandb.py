@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pnp.errors import UserError
-from pnp.tracking import log as tracking
-from pnp.tracking.log import WandbLog
-from pnp.tracking.results import band_rows, term_shares
-from pnp.tracking.workspace import BARS, CURVES, LINES, PINNED, workspace
+from pnp.loggers import wandb as tracking
+from pnp.loggers.wandb import WandbLog
+from pnp.loggers.wandb_results import band_rows, term_shares
+from pnp.loggers.wandb_workspace import BARS, CURVES, LINES, PINNED, workspace
 
 GROUPS = {"loss", "geometry", "probe", "band", "speed", "health", "optim", "progress"}
 KEY = "0" * 40
@@ -111,8 +111,8 @@ def trained(tmp_path_factory):
     from hydra import compose, initialize_config_dir
 
     from pnp.callbacks.checkpoints import Checkpoints, Interrupted
-    from pnp.cli.app import conf_dir
     from pnp.cli.train import train
+    from pnp.runs.launch import conf_dir
 
     os.environ["WANDB_SILENT"] = "true"
     run = tmp_path_factory.mktemp("runs") / "run"
@@ -297,9 +297,9 @@ def test_the_jobs_of_a_sweep_make_one_group_and_are_named_by_their_overrides(tmp
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from pnp.cli.app import conf_dir
-    from pnp.cli.build import plain
     from pnp.cli.train import loggers
+    from pnp.runs.config import plain
+    from pnp.runs.launch import conf_dir
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         overrides = ["seed=3", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.mode=MULTIRUN"]
@@ -338,8 +338,8 @@ def test_the_agent_of_a_wandb_sweep_decides_the_run_and_its_project(tmp_path, mo
     ],
 )
 def test_a_bad_option_is_refused_by_name(compose, tmp_path, options, message):
-    from pnp.cli.build import plain
     from pnp.cli.train import loggers
+    from pnp.runs.config import plain
 
     config = plain(compose("logger=wandb"))
     config["wandb"] |= options
@@ -541,7 +541,7 @@ def test_a_run_continued_online_reaches_the_server_without_gaps_or_repeats(
 def test_a_killed_online_run_goes_on_without_gaps_or_repeats(tmp_path, server):
     script = """
 import os, signal, sys
-from pnp.tracking.log import WandbLog
+from pnp.loggers.wandb import WandbLog
 log = WandbLog(sys.argv[1], mode="online")
 for step in range(int(sys.argv[2]), int(sys.argv[3])):
     log.log_metrics({"epoch": 0, "loss/total": 1 / (step + 1)}, step)

@@ -13,9 +13,9 @@ from pnp import geometry
 from pnp.data import ImageSet
 from pnp.evaluation.features import extract
 from pnp.evaluation.probes import knn_votes
+from pnp.loggers.wandb import WandbLog
 from pnp.method import SelfSupervised
 from pnp.seeds import generator
-from pnp.tracking.log import WandbLog
 
 # What each kind of collapse looks like in the embeddings, and what to do about it.
 ADVICE = {

@@ -12,7 +12,7 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     """Run every check on a composed `conf/train.yaml`.
 
     Returns:
-        The checks (`pnp.cli.checks.Check`), and milliseconds per step by part.
+        The checks (`pnp.runs.checks.Check`), and milliseconds per step by part.
 
     Raises:
         UserError: the configuration itself cannot work.
@@ -20,9 +20,9 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     import torch
     from rich.console import Console
 
-    from pnp.cli import checks
-    from pnp.cli.build import plain
     from pnp.cli.train import _ignore_known_warnings, _quieten, hardware, parts
+    from pnp.runs import checks
+    from pnp.runs.config import plain
 
     _quieten()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
@@ -92,7 +92,7 @@ def run(cfg: Any) -> None:
 
 def main() -> None:
     """Console script `pnp-doctor`: pnp-train's configuration, examined."""
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
 
     sys.argv[1:] = [
         *sys.argv[1:],

@@ -9,7 +9,7 @@ from pnp.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from pnp.cli.judge import Setting
+    from pnp.evaluation.evaluate import Setting
 
 
 def evaluate(cfg: Any) -> dict[str, float]:
@@ -25,12 +25,13 @@ def evaluate(cfg: Any) -> dict[str, float]:
         UserError: nothing or more than one thing to judge, or weights that do not fit.
     """
     started = time.time()
-    from pnp.allocator import keep_freed_memory
-    from pnp.cli import judge, rundir
-    from pnp.cli.build import build, plain
+    from pnp.cpu import keep_freed_memory
+    from pnp.evaluation import evaluate
+    from pnp.runs import directory
+    from pnp.runs.config import build, plain
 
     keep_freed_memory()
-    facts: dict[str, Any] = rundir.facts()
+    facts: dict[str, Any] = directory.facts()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
     given = [key for key in ("run", "ckpt", "backbone") if config[key]]
     if len(given) != 1:
@@ -40,21 +41,21 @@ def evaluate(cfg: Any) -> dict[str, float]:
         )
     protocol = build(config["evaluation"], "evaluation")
     source = Path(config["run"] or config["ckpt"] or "")
-    folder = source if config["run"] and not config["run_dir"] else rundir.run_directory(cfg)
+    folder = source if config["run"] and not config["run_dir"] else directory.run_directory(cfg)
     networks, references, setting = (
         _from_backbone(config, protocol) if config["backbone"] else _from_run(config, protocol)
     )
     setting = _with_cache(setting, folder if protocol.cache else None)
-    metrics = judge.judge(folder, networks, references, setting, protocol)
+    metrics = evaluate.judge(folder, networks, references, setting, protocol)
     for name in config["probes"] or ():
         options = config["probes"][name] if isinstance(config["probes"], dict) else {}
         other = _with_data(setting, name, options)
         other = _with_cache(other, folder if protocol.cache else None)
         (folder / name).mkdir(exist_ok=True)
-        found = judge.judge(folder / name, networks, references, other, protocol)
+        found = evaluate.judge(folder / name, networks, references, other, protocol)
         metrics |= {f"{name}/{key}": value for key, value in found.items()}
     if not (folder / "config.yaml").exists():
-        rundir.save_config(folder, config)
+        directory.save_config(folder, config)
     facts["evaluation_seconds"] = round(time.time() - started, 1)
     facts["precision"] = setting.precision
     facts["splits"] = setting.data.split_record()
@@ -63,7 +64,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
         import json
 
         facts = {**json.loads(old.read_text()), "evaluated": facts}
-    judge.write(folder, metrics, facts)
+    evaluate.write(folder, metrics, facts)
     return metrics
 
 
@@ -71,17 +72,18 @@ def _from_run(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Setting
     """Student, teacher and references of a run directory or a checkpoint."""
     import lightning
 
-    from pnp.cli import judge, rundir
     from pnp.cli.train import parts
+    from pnp.evaluation import evaluate
+    from pnp.runs import directory
 
-    file = rundir.find_checkpoint(config["run"] or config["ckpt"])
-    checkpoint = rundir.load_checkpoint(file)
+    file = directory.find_checkpoint(config["run"] or config["ckpt"])
+    checkpoint = directory.load_checkpoint(file)
     trained = checkpoint["config"]
     lightning.seed_everything(trained["seed"], workers=True, verbose=False)
     data, module, initial = parts(trained)
     module.load_state_dict(checkpoint["state_dict"])
     setting = _setting(config, data, module.views, module.memory_format)
-    return module.networks, judge.references(protocol, initial), setting
+    return module.networks, evaluate.references(protocol, initial), setting
 
 
 def _from_backbone(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Setting"]:
@@ -90,8 +92,8 @@ def _from_backbone(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Se
     import torch
 
     from pnp.backbones import backbone
-    from pnp.cli import judge
-    from pnp.cli.build import build
+    from pnp.evaluation import evaluate
+    from pnp.runs.config import build
 
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data = build(config["data"], "data")
@@ -100,7 +102,7 @@ def _from_backbone(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Se
     options |= {k: v for k, v in (config["model"] or {}).items() if k != "projector"}
     name = config["backbone"]
     if name == "pixels":
-        network: nn.Module = judge.Pixels()
+        network: nn.Module = evaluate.Pixels()
     else:
         options["name"] = options.get("name", "small_cnn") if name == "random" else name
         network = backbone(**options, pretrained=config["pretrained"])
@@ -141,8 +143,8 @@ def _load(network: "nn.Module", file: Path) -> None:
 def _setting(config: dict[str, Any], data: Any, views: Any, memory_format: Any) -> "Setting":
     import torch
 
-    from pnp.cli import judge
     from pnp.cli.train import hardware
+    from pnp.evaluation import evaluate
 
     accelerator, precision = hardware(config["accelerator"], config["precision"])
     device = torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)
@@ -150,7 +152,7 @@ def _setting(config: dict[str, Any], data: Any, views: Any, memory_format: Any) 
     def autocast() -> Any:
         return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
 
-    return judge.Setting(data, views, device, memory_format, autocast, str(precision))
+    return evaluate.Setting(data, views, device, memory_format, autocast, str(precision))
 
 
 def _with_cache(setting: "Setting", folder: Path | None) -> "Setting":
@@ -167,8 +169,8 @@ def _with_data(setting: "Setting", name: str, options: dict[str, Any]) -> "Setti
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import MissingConfigException
 
-    from pnp.cli.app import conf_dir
-    from pnp.cli.build import build, plain
+    from pnp.runs.config import build, plain
+    from pnp.runs.launch import conf_dir
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -190,7 +192,7 @@ def _with_data(setting: "Setting", name: str, options: dict[str, Any]) -> "Setti
 
 def main() -> None:
     """Console script `pnp-evaluate`."""
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
 
     launch("evaluate", evaluate)
 

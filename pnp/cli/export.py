@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pnp.errors import UserError
 
 if TYPE_CHECKING:
-    from pnp.encoder import Encoder
+    from pnp.export.encoder import Encoder
 
 
 def export(cfg: Any) -> Path:
@@ -24,19 +24,20 @@ def export(cfg: Any) -> Path:
         UserError: nothing or more than one thing to export, a network the run has not, data that
             is not the run's, or a folder that is not ours to replace.
     """
-    from pnp.cli.build import plain
+    from pnp.runs.config import plain
 
     config = plain(cfg)
     file, folder = _source(config)
     hub = config["hub"]
     if hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(hub), re.ASCII):
         raise UserError(f"hub={hub}: expected USER/NAME, for instance hub=ada/shapes.")
-    from pnp.cli import card, rundir
-    from pnp.export import refuse_foreign, save
+    from pnp.export import card
+    from pnp.export.folder import refuse_foreign, save
+    from pnp.runs import directory
 
     out = Path(config["out"] or (folder / "export" if folder else f"{file.with_suffix('')}_export"))
     refuse_foreign(out)
-    checkpoint = rundir.load_checkpoint(file)
+    checkpoint = directory.load_checkpoint(file)
     net, options, name = _network(file, checkpoint, config["network"])
     facts = {"network": name, "training": _training(file, checkpoint, folder, name)}
     measured = _json(folder / "metrics.json") if folder else {}
@@ -108,7 +109,7 @@ def _network(
     """The chosen network with the run's own preprocessing, what it is built from, and its name."""
     from pnp.backbones import SMALL_IMAGE
     from pnp.cli.train import parts
-    from pnp.encoder import Encoder
+    from pnp.export.encoder import Encoder
 
     trained = checkpoint["config"]
     data, module, _ = parts(trained)
@@ -146,7 +147,7 @@ def _training(
 ) -> dict[str, Any]:
     """What the card and `config.json` say about the training; no path of this machine."""
     from pnp import __version__
-    from pnp.cli.rundir import commit
+    from pnp.runs.directory import commit
 
     config = checkpoint["config"]
     facts = _json(folder / "run.json") if folder else {}
@@ -198,7 +199,7 @@ def _size(file: Path) -> str:
 
 def main() -> None:
     """Console script `pnp-export`."""
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
 
     launch("export", export)
 

@@ -120,7 +120,7 @@ def fingerprint(dirs: Sequence[Path]) -> list[tuple[str, int, int]]:
         UserError: no run yet.
     """
     from pnp.report import find_runs
-    from pnp.report.runs import FRESH, last_written
+    from pnp.report.reading import FRESH, last_written
 
     marks = []
     own = {(d / "report.html").resolve() for d in dirs}
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         made.error("give a run, or a folder of runs.")
     try:
         if args.wandb:
-            from pnp.tracking.workspace import publish
+            from pnp.loggers.wandb_workspace import publish
 
             print(publish(args.wandb))
             return

@@ -31,14 +31,14 @@ def train(cfg: Any, watchers: Sequence["Callback"] = ()) -> dict[str, float]:
         UserError: anything about the input that cannot work.
         pnp.signals.Interrupted: stopped by a signal (Ctrl-C, SIGTERM, …); the state is saved.
     """
-    from pnp.cli import jobs, ranks, rundir
-    from pnp.cli.build import plain
+    from pnp.runs import directory, jobs, processes
+    from pnp.runs.config import plain
 
-    facts = rundir.facts()
-    ranks.check(cfg.trainer, rundir.in_multirun())
-    ranks.end_with_parent()
+    facts = directory.facts()
+    processes.check(cfg.trainer, directory.in_multirun())
+    processes.end_with_parent()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
-    config["choices"] = rundir.choices()
+    config["choices"] = directory.choices()
     job = jobs.claim(cfg, config)
     if job.metrics is not None:
         print(f"already finished: {job.folder}")
@@ -58,9 +58,9 @@ def fit(
     started = time.time()
     import lightning
 
-    from pnp.allocator import keep_freed_memory
-    from pnp.cli import rundir
+    from pnp.cpu import keep_freed_memory
     from pnp.distributed import leave_at_exit
+    from pnp.runs import directory
 
     _quieten()
     keep_freed_memory()
@@ -70,11 +70,11 @@ def fit(
     trainer.callbacks.extend(watchers)  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
     if checkpoint:
-        step = int(rundir.load_checkpoint(checkpoint, config)["global_step"])
+        step = int(directory.load_checkpoint(checkpoint, config)["global_step"])
     trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         _announce(trainer, module, data, config, folder, step)
-        rundir.write_json(folder / "splits.json", data.split_record())
+        directory.write_json(folder / "splits.json", data.split_record())
     with warnings.catch_warnings():
         _ignore_known_warnings()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -95,12 +95,12 @@ def finish(
     facts: dict[str, Any],
 ) -> dict[str, float]:
     """Judge the trained networks and write what a run leaves behind."""
-    from pnp.cli import judge
-    from pnp.cli.build import build
+    from pnp.evaluation import evaluate
+    from pnp.runs.config import build
 
     started = time.time()
     protocol = build(config["evaluation"], "evaluation")
-    setting = judge.Setting(
+    setting = evaluate.Setting(
         data,
         module.views,
         trainer.strategy.root_device,
@@ -109,15 +109,15 @@ def finish(
         str(trainer.precision),
         folder / "features" if protocol.cache else None,
     )
-    metrics = judge.judge(
-        folder, module.networks, judge.references(protocol, initial), setting, protocol
+    metrics = evaluate.judge(
+        folder, module.networks, evaluate.references(protocol, initial), setting, protocol
     )
     if not trainer.is_global_zero:
         return {}
     facts["evaluation_seconds"] = round(time.time() - started, 1)
     facts["precision"] = str(trainer.precision)
     facts["splits"] = data.split_record()
-    judge.write(folder, metrics, facts)
+    evaluate.write(folder, metrics, facts)
     for logger in trainer.loggers[1:]:
         logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
     return metrics
@@ -126,8 +126,8 @@ def finish(
 def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
     """Data, LightningModule, and an untrained copy of its backbone, from a plain config."""
     from pnp.backbones import backbone
-    from pnp.cli.build import build, check_call
-    from pnp.heads import head, projector
+    from pnp.networks import head, projector
+    from pnp.runs.config import build, check_call
 
     method, objective = dict(config["method"]), dict(config["objective"])
     data = build(config["data"], "data")
@@ -166,7 +166,7 @@ def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from pnp.callbacks.progress import EpochLines, Progress
-    from pnp.cli.build import build, check_call
+    from pnp.runs.config import build, check_call
 
     options = dict(config["trainer"])
     check_call(lightning.Trainer, {k: v for k, v in options.items() if v != "auto"}, "trainer")
@@ -246,21 +246,21 @@ def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> lis
     """CSV always, W&B beside it unless `logger=csv`; a sweep's jobs make one W&B group."""
     from hydra.core.hydra_config import HydraConfig
 
-    from pnp.loggers import CSVLog
+    from pnp.loggers.csv import CSVLog
 
     chosen: list[Any] = [CSVLog(folder)]
     options = dict(config.get("wandb") or {})
     if options and not dummy:
-        from pnp.cli import rundir
-        from pnp.cli.build import check_call
-        from pnp.tracking.log import WandbLog
+        from pnp.loggers.wandb import WandbLog
+        from pnp.runs import directory
+        from pnp.runs.config import check_call
 
         job = HydraConfig.get() if HydraConfig.initialized() else None
         if job is not None and job.mode is not None and job.mode.name == "MULTIRUN":
             options["name"] = options.get("name") or job.job.override_dirname
             options["group"] = options.get("group") or Path(job.sweep.dir).name
         check_call(WandbLog, {"folder": folder, **options}, "wandb")
-        chosen.append(WandbLog(folder, {**config, "commit": rundir.commit()}, **options))
+        chosen.append(WandbLog(folder, {**config, "commit": directory.commit()}, **options))
     return chosen
 
 
@@ -320,7 +320,7 @@ def run(cfg: Any) -> float | None:
 
 def main() -> None:
     """Console script `pnp-train`."""
-    from pnp.cli.app import launch
+    from pnp.runs.launch import launch
 
     launch("train", run)
 

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pnp.cli.app import compose
-from pnp.cli.space import override, read_space, suggest
 from pnp.errors import UserError
+from pnp.runs.launch import compose
+from pnp.runs.space import override, read_space, suggest
 from pnp.signals import Interrupted, requeue
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ class Pruned(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Console script `pnp-tune`."""
-    from pnp.cli import app
+    from pnp.runs import launch
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        print(HELP + (app.conf_dir() / "tune.yaml").read_text())
+        print(HELP + (launch.conf_dir() / "tune.yaml").read_text())
         return
     from hydra.errors import HydraException
 
@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         status = search(compose("tune", own), given)
     except UserError as error:
-        app.complain(str(error))
+        launch.complain(str(error))
         sys.exit(2)
     except HydraException as error:
-        app.complain(str(error))
-        app.hint("train", given)
+        launch.complain(str(error))
+        launch.hint("train", given)
         sys.exit(2)
     except Interrupted as stop:
         print(f"{stop}; run the same command again to go on.", file=sys.stderr)
@@ -169,7 +169,7 @@ def adopt(study: "optuna.Study", folder: Path) -> None:
     """Queue the trials of dead processes again; each goes on in its old run directory."""
     import optuna
 
-    from pnp.cli import jobs
+    from pnp.runs import jobs
 
     held = [jobs.Lock(file.parent).owner() for file in folder.glob("*/lock")]
     for old in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
@@ -200,8 +200,8 @@ def run_trial(
     """
     import optuna
 
-    from pnp.cli import jobs
     from pnp.cli.train import train
+    from pnp.runs import jobs
 
     state = optuna.trial.TrialState
     trial = study.ask()

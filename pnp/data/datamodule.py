@@ -14,10 +14,9 @@ from pnp.data import ambiguous, datasets, folder
 from pnp.data.files import FolderImages, cores, load, readable
 from pnp.data.imageset import ImageSet, concatenate, resize
 from pnp.data.loader import Loader, batches_per_epoch
-from pnp.data.options import at_least, one_of
 from pnp.data.splits import amount, carve, permutation
 from pnp.distributed import world_size
-from pnp.errors import UserError
+from pnp.errors import UserError, choice, number, whole
 
 SPLITS = ("train", "validation", "calibration", "test")
 # The table: each entry gives the official parts of a data set; `_split` cuts what is missing.
@@ -96,10 +95,10 @@ class DataModule(L.LightningDataModule):
         concept_c: float = 0.5,
     ) -> None:
         super().__init__()
-        one_of("dataset", dataset, DATASETS)
-        one_of("labels", labels, ("auto", "none"))
-        one_of("resident", resident, ("auto", True, False))
-        one_of("on_corrupt", on_corrupt, ("error", "skip"))
+        choice("data.dataset", dataset, DATASETS)
+        choice("data.labels", labels, ("auto", "none"))
+        choice("data.resident", resident, ("auto", True, False))
+        choice("data.on_corrupt", on_corrupt, ("error", "skip"))
         pretrain_on = (pretrain_on,) if isinstance(pretrain_on, str) else tuple(pretrain_on)
         if not pretrain_on:
             raise UserError("data.pretrain_on is empty: name at least one split, e.g. [train].")
@@ -110,16 +109,19 @@ class DataModule(L.LightningDataModule):
                     f"data.pretrain_on names {split}: what is reported on {split} would then hold "
                     f"for no unseen image. Choose from {', '.join(known)}."
                 )
-            one_of("pretrain_on", split, known)
-        at_least("size", size, 1)
-        at_least("batch_size", batch_size, 2)
-        at_least("seed", seed, 0)
-        at_least("order_seed", order_seed, 0)
-        at_least("max_images", max_images, 1)
-        at_least("num_workers", num_workers, 0)
-        at_least("n_train", n_train, 2)
-        if not concept_k > 0:
-            raise UserError(f"data.concept_k={concept_k}: give a number above 0.")
+            choice("data.pretrain_on", split, known)
+        for key, value, least in (
+            ("size", size, 1),
+            ("batch_size", batch_size, 2),
+            ("seed", seed, 0),
+            ("order_seed", order_seed, 0),
+            ("max_images", max_images, 1),
+            ("num_workers", num_workers, 0),
+            ("n_train", n_train, 2),
+        ):
+            if value is not None:
+                whole(f"data.{key}", value, least)
+        number("data.concept_k", concept_k, 0, open_low=True)
         self.dataset, self.root, self.labels, self.pretrain_on = dataset, root, labels, pretrain_on
         self.batch_size, self.seed, self.order_seed = batch_size, seed, order_seed
         self.resident, self.resident_limit_gb = resident, resident_limit_gb

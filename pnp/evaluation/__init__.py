@@ -1,54 +1,26 @@
-"""Evaluation of frozen features; names load on first use, so that the band needs no torch."""
+"""Evaluation of frozen features: probes, geometry, the band, and the pictures of them.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+The names of `pnp.band` are here too, where version 0.1 had them; they load on first use.
+"""
 
-if TYPE_CHECKING:
-    from pnp.evaluation.band import (
-        BandCurve,
-        BandMetrics,
-        BandReport,
-        Concept,
-        ThreeWayClassifier,
-        ThreeWayThreshold,
-        allowed_errors,
-        auroc,
-        band_curve,
-        band_report,
-        clopper_pearson,
-        closed_form_band,
-        min_calibration_size,
-        one_vs_rest,
-        oracle_band,
-        parse_concepts,
-        risk_coverage,
-        score_metrics,
-    )
-
-__all__ = [
-    "BandCurve",
-    "BandMetrics",
-    "BandReport",
-    "Concept",
-    "ThreeWayClassifier",
-    "ThreeWayThreshold",
-    "allowed_errors",
-    "auroc",
-    "band_curve",
-    "band_report",
-    "clopper_pearson",
-    "closed_form_band",
-    "min_calibration_size",
-    "one_vs_rest",
-    "oracle_band",
-    "parse_concepts",
-    "risk_coverage",
-    "score_metrics",
-]
+from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name in __all__:
-        return getattr(import_module("pnp.evaluation.band"), name)
+    """Import a name of the band on first use."""
+    import pnp.band
+
+    if name == "BandMetrics":  # the only one that needs torch
+        from pnp.evaluation.band_metrics import BandMetrics
+
+        return BandMetrics
+    if name in pnp.band.__all__:
+        return getattr(pnp.band, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the names that load on first use beside the others."""
+    import pnp.band
+
+    return [*globals(), *pnp.band.__all__, "BandMetrics"]

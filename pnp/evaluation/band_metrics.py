@@ -8,11 +8,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from pnp.band.inputs import Budget, Method, as_labels, as_posterior, as_vector, share
+from pnp.band.report import band_curve, error_metrics, oracle_metrics, threshold_metrics
+from pnp.band.scores import score_metrics
+from pnp.band.thresholds import ThreeWayThreshold
 from pnp.errors import UserError
-from pnp.evaluation.band_reports import band_curve, error_metrics, oracle_metrics, threshold_metrics
-from pnp.evaluation.checks import Budget, Method, as_labels, as_posterior, as_vector, share
-from pnp.evaluation.scoring import score_metrics
-from pnp.evaluation.thresholds import ThreeWayThreshold
 
 
 class BandMetrics(Metric):

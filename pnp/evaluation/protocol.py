@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pnp.band.scores import clopper_pearson
 from pnp.data import DataModule
 from pnp.distributed import rank
 from pnp.errors import UserError
-from pnp.evaluation.bands import Budgets
+from pnp.evaluation.concept_bands import Budgets
 from pnp.evaluation.features import extract, fingerprint, remembered
 from pnp.evaluation.probes import L2_GRID, Space, knn_votes, linear_probe, subset
-from pnp.evaluation.scoring import clopper_pearson
 
 FIT = ("train", "validation")
 REPORT = ("calibration", "test")
@@ -55,8 +55,8 @@ class Protocol:
         l2: regularisation grid of the linear probe and of the concept heads.
         fractions: shares of the labels of train for the few-label linear probes.
         references: judged on the same protocol: `pixels`, `random` (the backbone, untrained).
-        concepts: questions for the band; see `pnp.evaluation.bands.questions`.
-        band: error budgets, see `pnp.evaluation.bands.Budgets`; None leaves the band out.
+        concepts: questions for the band; see `pnp.evaluation.concept_bands.questions`.
+        band: error budgets, see `pnp.evaluation.concept_bands.Budgets`; None leaves the band out.
         test: look at calibration and test images; off while tuning.
         cache: keep features in the run directory, for `pnp-evaluate`.
 

@@ -11,7 +11,7 @@ from pnp.report.groups import Group, baseline_group, group_runs, natural
 from pnp.report.page import render, save
 from pnp.report.panels import Panel, draw, draw_points, note, split_key, x_range
 from pnp.report.payload import payload
-from pnp.report.runs import Run, find_runs, read_run
+from pnp.report.reading import Run, find_runs, read_run
 from pnp.report.svg import Series
 from pnp.report.table import (
     Column,

@@ -9,7 +9,7 @@ from typing import Any
 
 from pnp.errors import UserError
 from pnp.report.page import flatten
-from pnp.report.runs import Run
+from pnp.report.reading import Run
 
 # Names, places and machinery: they tell runs apart without changing what was trained.
 IGNORED_TOP = {"seed", "logger", "wandb", "hydra", "paths", "run_dir", "name", "tags", "resume"}

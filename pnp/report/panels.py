@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pnp.report.runs import Curve
+from pnp.report.reading import Curve
 from pnp.report.svg import Series, is_drawable, line_chart, thin
 
 NETWORKS = ("student", "teacher")

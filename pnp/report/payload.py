@@ -9,7 +9,7 @@ from typing import Any
 from pnp.report.groups import UNSET, short_names, text
 from pnp.report.page import flatten
 from pnp.report.panels import FULL_NOTES, NOTES, SECTIONS
-from pnp.report.runs import Curve, Run
+from pnp.report.reading import Curve, Run
 from pnp.report.single import BAND_COLUMNS
 from pnp.report.table import Column, t_quantile
 

@@ -16,7 +16,7 @@ from pnp.report.panels import (
     split_key,
     x_range,
 )
-from pnp.report.runs import Curve, Run, band_alarms, read_captions, read_run
+from pnp.report.reading import Curve, Run, band_alarms, read_captions, read_run
 from pnp.report.svg import Series
 
 REFERENCES = {"pixels": "raw pixels", "random": "randomly initialised"}

@@ -14,7 +14,7 @@ from typing import Any
 from pnp.report.groups import Group
 from pnp.report.page import number, spread
 from pnp.report.panels import NETWORKS
-from pnp.report.runs import Run
+from pnp.report.reading import Run
 from pnp.report.single import REFERENCES, markdown_table
 
 # Last values shown beside the final metrics, of the teacher, or of the student where there is none.

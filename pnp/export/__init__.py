@@ -1,0 +1,1 @@
+"""Export: the backbone of a run as a folder that loads without Lightning and Hydra."""

@@ -1,0 +1,183 @@
+"""A trained backbone as a folder that anybody can load: weights, normalisation, model card.
+
+The folder holds `model.safetensors` (the backbone's own state dict), `config.json` and `README.md`;
+`pnp.export.encoder` loads it.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pnp.errors import UserError
+from pnp.export.encoder import CONFIG, FORMAT, VERSION, WEIGHTS, Encoder, read_config
+
+CARD, ONNX = "README.md", "model.onnx"
+
+
+def save(
+    net: Encoder,
+    out: Path,
+    options: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    card: str,
+    *,
+    onnx: bool = False,
+) -> Path:
+    """Write an export; readers see the old folder or the whole new one.
+
+    Args:
+        net: the network, on the CPU.
+        out: the folder; an older export there is replaced.
+        options: what `pnp.backbones.backbone` builds the architecture from.
+        facts: further entries of `config.json`.
+        card: text of `README.md`.
+        onnx: write `model.onnx` too: float images in [0, 1] to features.
+
+    Raises:
+        UserError: `out` is something else than an export, or the ONNX export fails.
+    """
+    from safetensors.torch import save_file
+
+    config = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "backbone": dict(options),
+        "dim": net.dim,
+        "input": {
+            "images": "(N, channels, size, size), uint8 or float in [0, 1], not normalised",
+            "channels": net.channels,
+            "size": net.size,
+            "mean": net.mean.flatten().tolist(),
+            "std": net.std.flatten().tolist(),
+        },
+        **facts,
+        **_for_timm(net, str(options["name"])),
+    }
+    with _replaced(out) as part:
+        # Clones: safetensors refuses tensors that share memory, as tied weights do.
+        state = {k: v.detach().clone().contiguous() for k, v in net.backbone.state_dict().items()}
+        save_file(state, part / WEIGHTS, metadata={"format": "pt"})
+        text = json.dumps(config, indent=1, ensure_ascii=False)
+        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
+        (part / CARD).write_text(card, encoding="utf-8")
+        # safetensors lets the owner alone read; the folder is there to be shared.
+        (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)
+        if onnx:
+            save_onnx(net, part / ONNX)
+    return out
+
+
+def save_onnx(net: Encoder, file: Path) -> float:
+    """Write the network as ONNX: `images` (N, C, S, S), floats in [0, 1], to `features` (N, dim).
+
+    Returns:
+        The largest difference between onnxruntime and torch, relative to the largest feature.
+
+    Raises:
+        UserError: onnx, onnxscript or onnxruntime are missing, torch cannot convert the network, or
+            onnxruntime computes something else.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"onnx=true needs the package {error.name}: pip install 'pnp-ssl[onnx]'."
+        ) from error
+    for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    images = torch.rand(3, net.channels, net.size, net.size)
+    try:
+        torch.onnx.export(
+            net,
+            (images,),
+            file,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["images"],
+            output_names=["features"],
+            dynamic_shapes={"images": {0: torch.export.Dim("n")}},
+        )
+    except Exception as error:  # the exporter has many ways to fail; all mean this
+        raise UserError(f"torch cannot convert this backbone to ONNX: {error}") from error
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    with torch.no_grad():
+        wanted = net(images)
+    difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    if not difference < 1e-3:
+        raise UserError(
+            f"onnxruntime computes other features than torch (by {difference:.1e} of the largest): "
+            "do not use ONNX with this backbone."
+        )
+    return difference
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UserError if `out` exists and is anything but an export or an empty folder."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"out={out} is a file; give a folder that is new, empty or an export.")
+    names = {file.name for file in out.iterdir()}
+    if not names:
+        return
+    foreign = sorted(names - {WEIGHTS, CONFIG, CARD, ONNX})
+    if foreign:
+        raise UserError(
+            f"out={out} holds other files than an export's ({', '.join(foreign[:3])}) and is left "
+            "alone. Give another folder."
+        )
+    read_config(out)  # a config.json and weights of another program
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when all of it is written."""
+    out = out.resolve()
+    refuse_foreign(out)
+    part, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if out.exists():
+            out.rename(old)
+        try:
+            part.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _for_timm(net: Encoder, name: str) -> dict[str, Any]:
+    """What `timm.create_model("local-dir:FOLDER", pretrained=True)` reads from `config.json`."""
+    if not name.startswith("timm:"):
+        return {}
+    theirs: Any = net.backbone
+    cfg = {
+        key: value
+        for key, value in theirs.pretrained_cfg.items()
+        if key in ("pool_size", "interpolation", "first_conv", "classifier", "fixed_input_size")
+    }
+    shape = (net.channels, net.size, net.size)
+    mean, std = (v.flatten().expand(net.channels).tolist() for v in (net.mean, net.std))
+    return {
+        "architecture": name.removeprefix("timm:"),
+        "num_classes": 0,
+        "num_features": net.dim,
+        "model_args": {"in_chans": net.channels},
+        "pretrained_cfg": {**cfg, "input_size": shape, "mean": mean, "std": std, "num_classes": 0},
+    }

@@ -1,0 +1,1 @@
+"""Loggers of a run: metrics.csv always, Weights & Biases beside it."""

@@ -1,0 +1,248 @@
+"""Networks of a method: backbone → projector → head, and the EMA teacher that follows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pnp.errors import UserError
+from pnp.geometry import unit
+from pnp.optim import cosine
+
+
+class Network(nn.Module):
+    """Backbone, then projector, then head: images to features, embeddings z and outputs.
+
+    Args:
+        backbone: images (N, C, H, W) to features (N, F).
+        projector: features to z (N, D).
+        head: z to the outputs that the objective compares (N, K): a predictor or prototypes; None
+            compares z itself.
+        normalize: put z on the unit sphere before it goes on.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        head: nn.Module | None = None,
+        *,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.projector, self.head = backbone, projector, head
+        self.normalize = normalize
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, F) and unit embeddings (N, D), the latter in float32: what is looked at."""
+        features, z = self.encode(images)
+        return features, unit(z)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, F) and z (N, D) in float32, unit if `normalize`: what is trained."""
+        features = self.backbone(images)
+        z = self.projector(features)
+        return features, unit(z) if self.normalize else _widened(z)
+
+    def outputs(self, z: Float[Tensor, "v n d"]) -> Float[Tensor, "v n k"]:
+        """What the head makes of z, each view by itself; z where there is no head."""
+        if self.head is None:
+            return z
+        return torch.stack([_widened(self.head(view)) for view in z])
+
+
+def _widened(z: Tensor) -> Tensor:
+    """At least float32: statistics of a batch follow."""
+    return z if z.dtype == torch.float64 else z.float()
+
+
+@contextmanager
+def frozen_buffers(module: nn.Module) -> Iterator[None]:
+    """Leave the module's buffers (BatchNorm's running statistics) as they were before."""
+    before = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, old in zip(module.buffers(), before, strict=True):
+            buffer.copy_(old)
+
+
+def projector(
+    dim: int, *, hidden: int = 512, out: int = 128, layers: int = 3, last_norm: bool = False
+) -> nn.Sequential:
+    """MLP with BatchNorm and ReLU between its `layers` linear maps.
+
+    Args:
+        dim: features coming in.
+        hidden: width in between.
+        out: embedding dimensions D.
+        layers: linear maps, at least 1.
+        last_norm: end in a BatchNorm without scale and shift, as SimSiam's does.
+
+    Raises:
+        UserError: a size below 1.
+    """
+    _check("projector", hidden=hidden, out=out, layers=layers)
+    blocks: list[nn.Module] = []
+    for _ in range(layers - 1):
+        # BatchNorm follows, so a bias would be subtracted again.
+        blocks += [
+            nn.Linear(dim, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+        ]
+        dim = hidden
+    blocks.append(nn.Linear(dim, out, bias=False))
+    if last_norm:
+        blocks.append(nn.BatchNorm1d(out, affine=False))
+    return nn.Sequential(*blocks)
+
+
+def predictor(dim: int, *, hidden: int | None = None, out: int | None = None) -> nn.Sequential:
+    """MLP of two linear maps that predicts the teacher's z from the student's (BYOL, SimSiam).
+
+    Args:
+        dim: embedding dimensions coming in.
+        hidden: width in between; None is a quarter of `dim`, SimSiam's bottleneck.
+        out: dimensions going out; None is `dim`.
+
+    Raises:
+        UserError: a size below 1.
+    """
+    hidden = max(1, dim // 4) if hidden is None else hidden
+    out = dim if out is None else out
+    _check("predictor", hidden=hidden, out=out)
+    return nn.Sequential(
+        nn.Linear(dim, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, out),
+    )
+
+
+class Prototypes(nn.Module):
+    """Scalar products with `count` unit vectors: DINO's weight-normalised last layer, norm 1.
+
+    Unit inputs give cosines; they become logits by a temperature of some hundredths, so they are
+    computed in at least float32 (bf16 would be off by a tenth in the exponent).
+
+    Args:
+        dim: dimensions coming in.
+        count: prototypes K.
+
+    Raises:
+        UserError: fewer than 2 prototypes.
+    """
+
+    def __init__(self, dim: int, *, count: int = 2048) -> None:
+        super().__init__()
+        _check("prototypes", 2, count=count)
+        self.weight = nn.Parameter(F.normalize(torch.randn(count, dim), dim=1))
+
+    def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Cosines (N, K) of unit z (N, D)."""
+        with torch.autocast(z.device.type, enabled=False):
+            return F.linear(z.to(self.weight.dtype), F.normalize(self.weight, dim=1))
+
+    def extra_repr(self) -> str:
+        """Sizes, for logs."""
+        return f"dim={self.weight.shape[1]}, count={self.weight.shape[0]}"
+
+
+KINDS = {"predictor": predictor, "prototypes": Prototypes}
+
+
+def head(kind: str, dim: int, **options: Any) -> nn.Module:
+    """The head that `method.head` describes, on `dim`-dimensional embeddings.
+
+    Args:
+        kind: `predictor` or `prototypes`.
+        dim: embedding dimensions D coming in.
+        options: keyword arguments of that head.
+
+    Raises:
+        UserError: an unknown kind or option.
+    """
+    if kind not in KINDS:
+        raise UserError(f"method.head.kind={kind!r}: choose one of {', '.join(KINDS)}.")
+    known = [name for name in signature(KINDS[kind]).parameters if name != "dim"]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"method.head.{name} is unknown: a {kind} head has {', '.join(known)}.{hint}"
+            )
+    return KINDS[kind](dim, **options)
+
+
+def _check(what: str, least: int = 1, **sizes: int) -> None:
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{what} {name}={value} must be a whole number, at least {least}.")
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class EMATeacher(nn.Module, Generic[Net]):
+    """Exponential moving average of a student network: `t ← m·t + (1 − m)·s`.
+
+    The momentum m follows a cosine from `momentum` at step 0 to 1 at the end of training. Integer
+    and running-statistics buffers are copied. Its weights are an ordinary state dict, and the step
+    comes from the caller: a resumed run continues the schedule where it stopped.
+
+    Args:
+        student: the network to copy.
+        momentum: m at step 0.
+        without: a submodule that only the student has (a predictor).
+
+    Raises:
+        UserError: a momentum outside [0, 1].
+    """
+
+    def __init__(self, student: Net, momentum: float = 0.99, without: str | None = None) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise UserError(f"teacher.momentum={momentum} must lie in [0, 1].")
+        self.base = momentum
+        self.network: Net = deepcopy(student).requires_grad_(False)
+        if without:
+            setattr(self.network, without, None)
+
+    def momentum(self, step: int, total: int) -> float:
+        """Momentum m for the `step`-th optimizer step (from 0) of `total`."""
+        return cosine(step, total, self.base, 1.0)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Any:
+        """What the network returns, without gradient."""
+        return self.network(images)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, step: int, total: int) -> float:
+        """Move once towards `student`; returns the momentum used."""
+        momentum = self.momentum(step, total)
+        theirs = dict(student.named_parameters())
+        mine = dict(self.network.named_parameters())
+        # One fused call each: Python loops cost milliseconds, and a launch per tensor on a GPU.
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            list(mine.values()), [theirs[name].detach() for name in mine], 1.0 - momentum
+        )
+        theirs = dict(student.named_buffers())
+        for floating in (True, False):  # a fused call wants one type
+            buffers = {
+                name: buffer
+                for name, buffer in self.network.named_buffers()
+                if buffer.is_floating_point() == floating
+            }
+            if buffers:
+                torch._foreach_copy_(list(buffers.values()), [theirs[name] for name in buffers])  # pyright: ignore[reportPrivateImportUsage]
+        return momentum

@@ -1,0 +1,296 @@
+"""What every Hydra command shares: where the config lives, and errors that read like messages."""
+
+import json
+import logging
+import multiprocessing
+import os
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
+
+from pnp.errors import UserError
+from pnp.runs.directory import is_multirun
+from pnp.runs.jobs import Busy, run_name
+from pnp.signals import STOPPING, Interrupted, Listener, requeue
+
+# Here, since a launcher's processes import this module before they name their jobs.
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def conf_dir() -> Path:
+    """The config folder: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def compose(name: str, overrides: Sequence[str], *, as_job: bool = False) -> Any:
+    """A composed config: plain dicts, or with `as_job` what Hydra would give a job.
+
+    Raises:
+        hydra.errors.HydraException: an unknown key or option.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose(name, list(overrides), return_hydra_config=as_job)
+    if not as_job:
+        return OmegaConf.to_container(cfg)
+    HydraConfig.instance().set_config(cfg)  # it knows the groups that were chosen
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def launch(config_name: str, run: Callable[[Any], Any]) -> None:
+    """Run `run(cfg)` as a Hydra program and turn mistakes into messages.
+
+    A bad value ends in one message and exit status 2; a key that Hydra does not know gets its near
+    match; a signal ends in 128 + its number. In a multirun a failed job does not stop the others:
+    all failures are listed at the end, whatever launcher ran the jobs, and the status is 1.
+    """
+    import hydra
+
+    # On a new machine it would announce its font list as if Hydra had something to say.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    task = Task(run)
+    _check_run_dir(sys.argv[1:])
+    status: Any = 0
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
+    except SystemExit as stop:
+        if stop.code == 1 and not Sweep.stopped:
+            hint(config_name, sys.argv[1:])
+        status = stop.code
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:
+        if not Sweep.stopped:
+            raise  # else it is joblib's complaint about processes that were told to stop
+    failed = _conclude(task.token)
+    if Sweep.stopped:
+        signum, Sweep.stopped = Sweep.stopped, 0
+        print("Run the same command again to go on.", file=sys.stderr)
+        requeue(signum)
+        status = 128 + signum
+    if status or failed:
+        sys.exit(status or failed)
+
+
+class Sweep(Callback):
+    """In the process that launches the jobs of a multirun: where they write, and how they stop."""
+
+    folder: ClassVar[Path | None] = None
+    given: ClassVar[list[str]] = []
+    stopped: ClassVar[int] = 0
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        """Called by Hydra before the first job."""
+        Sweep.folder = Path(config.hydra.sweep.dir)
+        Sweep.given = list(config.hydra.overrides.task)
+        if _by_joblib(config.hydra):
+            for number in STOPPING:
+                signal.signal(number, Sweep.stop)
+
+    @staticmethod
+    def stop(signum: int, *_: object) -> None:
+        """Have joblib's processes save, and wait for them; the second time do not wait."""
+        if Sweep.stopped:
+            sys.exit(128 + signum)
+        Sweep.stopped = signum
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
+        print("stopping: running jobs save first", file=sys.stderr)
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, signal.SIGTERM)
+
+
+# In a process that joblib gives one job after another: no signal gets lost between them.
+between = Listener()
+
+
+def _by_joblib(config: Any) -> bool:
+    return "joblib" in str(config.launcher.get("_target_", ""))
+
+
+class Task:
+    """What Hydra calls for each job, maybe in another process: mistakes become messages.
+
+    Each job of a multirun leaves a note in the sweep's folder while it runs, and for good when it
+    fails: the launching process learns of failures from these, even of a job that was killed.
+
+    Args:
+        run: the work.
+    """
+
+    def __init__(self, run: Callable[[Any], Any]) -> None:
+        self.run, self.token = run, secrets.token_hex(4)
+
+    def __call__(self, cfg: Any) -> Any:
+        """Run one job; in a multirun a mistake ends in a note and None."""
+        from hydra.core.hydra_config import HydraConfig
+
+        many = is_multirun()
+        shared = many and _by_joblib(HydraConfig.get())
+        if shared and not between.before:
+            between.__enter__()
+        if between.seen:
+            return None
+        if many:
+            self.note("ended without a message; killed, or out of memory?")
+        between.deferred = False
+        try:
+            result = self.run(cfg)
+        except Interrupted as stop:
+            self.note(None)
+            print(f"{stop}; the state is saved.", file=sys.stderr)
+            if shared:
+                between.seen = stop.signum
+                return None
+            again = "Run the same command again" if many else "Add resume=auto to the command"
+            print(f"{again} to go on.", file=sys.stderr)
+            requeue(stop.signum)
+            sys.exit(stop.status)
+        except KeyboardInterrupt:
+            self.note(None)
+            sys.exit(130)
+        except Busy as error:
+            if not many:
+                complain(str(error))
+                sys.exit(2)
+            print(f"left alone: {error}", file=sys.stderr)
+            self.note(None)
+        except Exception as error:
+            message = _message(error)
+            if message is None and not many:
+                raise
+            if message is None:
+                traceback.print_exc()
+                message = f"{type(error).__name__}: {error}"
+            complain(message)
+            if not many:
+                sys.exit(2)
+            self.note(message)
+        else:
+            self.note(None)
+            return result
+        finally:
+            between.deferred = True
+        return None
+
+    def note(self, text: str | None) -> None:
+        """Leave a note about this job of a multirun; None removes it."""
+        if not is_multirun():
+            return
+        from hydra.core.hydra_config import HydraConfig
+
+        job = HydraConfig.get()
+        Sweep.folder = Path(job.sweep.dir)  # the basic launcher needs no callback
+        file = Sweep.folder / ".jobs" / f"{self.token}-{job.job.num}"
+        if text is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps([list(job.overrides.task), text]))
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell a user; None for what is a mistake of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, RuntimeError) and " by peer" in str(error):  # gloo's words
+        return (
+            "the connection to another process of this run broke: it was killed (out of memory?) "
+            "or failed with a message of its own. resume=auto goes on from the last checkpoint."
+        )
+    if isinstance(error, OSError) and (error.filename or error.strerror):
+        return f"cannot read or write {error.filename or 'the run directory'}: {error.strerror}."
+    return None
+
+
+def _conclude(token: str) -> int:
+    """List the failed jobs of the multirun that just ended; 1 if there are any."""
+    if Sweep.folder is None:
+        return 0
+    notes = sorted(Sweep.folder.glob(f".jobs/{token}-*"), key=lambda p: int(p.name.split("-")[1]))
+    failures = []
+    for note in notes:
+        overrides, text = json.loads(note.read_text())
+        own = " ".join(word for word in overrides if word not in Sweep.given)
+        failures.append(f"{own or ' '.join(overrides)}: {text}")
+        note.unlink()
+    with suppress(OSError):  # not empty: another process works on the sweep too
+        (Sweep.folder / ".jobs").rmdir()
+    Sweep.folder = None
+    if failures:
+        complain(f"{len(failures)} of the jobs failed:\n  " + "\n  ".join(failures))
+    return int(bool(failures))
+
+
+def complain(message: str) -> None:
+    """An error message on stderr."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
+
+
+def _check_run_dir(arguments: list[str]) -> None:
+    """Hydra makes the run directory itself and would fail with a traceback."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        value = value.strip("\"'")  # Hydra's own quotes, around a path with spaces
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and "${" not in value:
+            try:
+                Path(value).mkdir(parents=True, exist_ok=True)
+                probe = Path(value) / ".writable"
+                probe.touch()
+                probe.unlink()
+            except OSError as error:
+                complain(f"cannot write to {key}={value}: {error.strerror}. Choose another folder.")
+                sys.exit(2)
+
+
+def hint(config_name: str, arguments: list[str]) -> None:
+    """After Hydra's own message about an unknown key or option: what was probably meant."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose(config_name), resolve=False)
+    keys = list(_keys(config))
+    groups = {
+        p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in conf_dir().iterdir() if p.is_dir()
+    }
+    for argument in arguments:
+        key, separator, value = argument.lstrip("+~").partition("=")
+        if not separator or key.startswith(("hydra.", "hydra/")):
+            continue
+        if key in groups:
+            near = get_close_matches(value, groups[key], 1)
+            if value not in groups[key] and near:
+                complain(f"{key}={value}: did you mean {key}={near[0]}?")
+        elif key not in keys:
+            near = get_close_matches(key, [*keys, *groups], 1, cutoff=0.5)
+            if near:
+                complain(f"{key} is unknown: did you mean {near[0]}?")
+
+
+def _keys(node: Any, prefix: str = "") -> Any:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")

@@ -1,1 +1,0 @@
-"""Weights & Biases: a logger for training, the results after it, a workspace to read them in."""
