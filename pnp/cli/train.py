@@ -58,6 +58,7 @@ def fit(
     started = time.time()
     import lightning
 
+    from pnp import files
     from pnp.cpu import keep_freed_memory
     from pnp.distributed import leave_at_exit
     from pnp.runs import directory
@@ -74,7 +75,7 @@ def fit(
     trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         _announce(trainer, module, data, config, folder, step)
-        directory.write_json(folder / "splits.json", data.split_record())
+        files.write_json(folder / "splits.json", data.split_record())
     with warnings.catch_warnings():
         _ignore_known_warnings()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor, nn
 
-from pnp import geometry
+from pnp import files, geometry
 from pnp.data import DataModule
 from pnp.distributed import rank, world_size
 from pnp.evaluation import concept_bands, figures
@@ -20,7 +20,6 @@ from pnp.evaluation.figures import draw_pca, draw_views, principal_plane
 from pnp.evaluation.probes import Space
 from pnp.evaluation.protocol import TEXT, Pixels, Protocol, probe, split_features
 from pnp.report import write_report
-from pnp.runs import directory
 from pnp.seeds import generator
 from pnp.views import Views
 
@@ -96,16 +95,16 @@ def judge(
     captions = _draw(folder / "figures", shown[main], setting, protocol)
     if answers and answers[main]:
         metrics |= concept_bands.flatten(answers)
-        directory.write_json(folder / "band.json", concept_bands.record(answers))
+        files.write_json(folder / "band.json", concept_bands.record(answers))
         captions |= _draw_bands(folder / "figures", answers, main, shown[main], setting, protocol)
-    directory.write_json(folder / "figures" / "captions.json", captions)
+    files.write_json(folder / "figures" / "captions.json", captions)
     return metrics
 
 
 def write(folder: Path, metrics: dict[str, float], facts: dict[str, Any]) -> Path:
     """Write `metrics.json`, `run.json` and `report.html`, print the table, return the report."""
-    directory.write_json(folder / "metrics.json", metrics)
-    directory.write_json(folder / "run.json", {**facts, "protocol": TEXT})
+    files.write_json(folder / "metrics.json", metrics)
+    files.write_json(folder / "run.json", {**facts, "protocol": TEXT})
     report = write_report(folder)
     _say(metrics)
     print(f"report: {report}")

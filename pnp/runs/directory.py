@@ -1,6 +1,5 @@
 """The run directory: where it is, what a run is resumed from, and the facts written into it."""
 
-import json
 import os
 import platform
 import subprocess
@@ -9,14 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pnp import files
 from pnp.errors import UserError
-
-# Keys that may differ between a checkpoint and the run that resumes it: they change no number.
-HARMLESS = (
-    "run_dir", "resume", "wandb", "callbacks", "choices", "evaluation", "data.root",
-    "data.num_workers", "data.resident", "data.resident_limit_gb", "trainer.enable_",
-    "method.log_every", "method.cuda_graphs",
-)  # fmt: skip
+from pnp.keys import BESIDE_TRAINING, NEUTRAL, original
 
 
 def run_directory(cfg: Any) -> Path:
@@ -92,22 +86,13 @@ def choices() -> dict[str, str]:
     }
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as `{"a.b": value}`."""
-    if not isinstance(config, dict):
-        return {prefix.removesuffix("."): config}
-    return {
-        k: v for key, value in config.items() for k, v in flat(value, f"{prefix}{key}.").items()
-    }
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """`key: old -> new` for every key that matters and differs."""
-    a, b = flat(old), flat(new)
+    a, b = original(old), original(new)
     return [
         f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not key.startswith(HARMLESS)
+        if a.get(key) != b.get(key) and not key.startswith((*NEUTRAL, *BESIDE_TRAINING))
     ]
 
 
@@ -122,10 +107,10 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
 
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write `config.yaml` atomically."""
+    """Write `config.yaml`."""
     from omegaconf import OmegaConf
 
-    _write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    files.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def find_checkpoint(resume: str) -> Path:
@@ -197,17 +182,3 @@ def commit() -> str | None:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write atomically: a reader sees all of it or nothing."""
-    _write(file, json.dumps(content, indent=1, ensure_ascii=False))
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_suffix(".part")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)

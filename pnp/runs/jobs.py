@@ -15,16 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pnp import files
 from pnp.errors import UserError
+from pnp.keys import NEUTRAL, original
 from pnp.runs import directory, processes
 from pnp.signals import listener
 
-# Keys that change no number of a run: two configs that differ only here are the same job.
-NEUTRAL = (
-    "run_dir", "resume", "wandb", "choices", "data.num_workers", "data.resident",
-    "evaluation.cache", "callbacks.checkpoints.every_n_steps", "trainer.enable_",
-    "method.log_every", "method.cuda_graphs",
-)  # fmt: skip
 BEAT = 20.0  # seconds between signs of life
 STALE = 300.0  # seconds without one after which an owner on another machine is given up
 # What a run in the same folder must not find of the one before it.
@@ -46,7 +42,7 @@ def identity(config: Mapping[str, Any]) -> str:
     >>> identity({"seed": 1}) == identity({"seed": 2})
     False
     """
-    keys = {k: v for k, v in directory.flat(dict(config)).items() if not k.startswith(NEUTRAL)}
+    keys = {k: v for k, v in original(config).items() if not k.startswith(NEUTRAL)}
     text = json.dumps(keys, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -187,7 +183,7 @@ def claim(cfg: Any, config: dict[str, Any]) -> Job:
             for name in ("error.txt", "metrics.json"):  # of this job's earlier life
                 (folder / name).unlink(missing_ok=True)
             directory.save_config(folder, config)
-            directory.write_json(folder / "job.json", {"identity": identity(config)})
+            files.write_json(folder / "job.json", {"identity": identity(config)})
     processes.agreed(folder)
     os.environ["PNP_RUN_DIR"] = str(folder)  # for the ranks that Lightning starts
     return job

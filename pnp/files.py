@@ -1,0 +1,136 @@
+"""Files: replaced as a whole or not at all; read with messages that name them. All are UTF-8."""
+
+import csv
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pnp.errors import UserError
+
+PART = ".part"  # ends the name of every temporary file: whoever owns the folder may remove them
+_REQUIRED: Any = object()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there replaces `path` at the end.
+
+    A reader sees the old file or the new one, whole; after a power cut, too. On an error the
+    temporary file goes and `path` stays as it was.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    try:
+        yield part
+        _sync(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold it: a rename may otherwise survive a power cut that its content did not.
+
+    A folder is synchronised as well, where the system can.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by this text, as it is (`newline` is not translated)."""
+    with replacing(path) as part:
+        part.write_bytes(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace `path` by `content` as JSON, one entry a line."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {path}: it is not UTF-8 ({error}).") from error
+
+
+def read_json(path: Path, kind: type = dict, default: Any = _REQUIRED) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        kind: type that it must hold: dict or list.
+        default: returned where there is no file; without it a missing file is an error.
+
+    Raises:
+        UserError: the file is missing, is no JSON, or holds another type.
+    """
+    if default is not _REQUIRED and not path.is_file():
+        return default
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path} should hold a JSON {kind.__name__}, not {value!r:.80}.")
+    return value
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file by column; cells that a row lacks are empty.
+
+    A last line without its end is left out: its writer was killed, or is still at it. No rows where
+    there is no file.
+
+    Raises:
+        UserError: the file cannot be read, or a row has more cells than the header.
+    """
+    if not path.is_file():
+        return []
+    text = read_text(path)
+    reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines(), restval="")
+    rows: list[dict[str, str]] = []
+    for row in reader:
+        if None in row:
+            raise UserError(
+                f"{path}, line {reader.line_num}: more cells than the "
+                f"{len(reader.fieldnames or ())} columns of the header."
+            )
+        rows.append(row)
+    return rows
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; an empty mapping leaves none.
+
+    >>> flatten({"a": {"b": 1, "c": [1, 2]}, "d": {}})
+    {'a.b': 1, 'a.c': [1, 2]}
+    """
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flatten(value, f"{prefix}{key}.")
+    return leaves
