@@ -120,7 +120,7 @@ def main() -> None:
         most = given.streamed if kind == "stream" else 10**12
         tell(work(kind, Path(root), given.batch, most))
         return
-    from pnp.data.files import cores
+    from pnp.cpu import cores
 
     print(f"{machine(cores(), 'pillow', 'numpy')}\n")
     print(f"JPEGs of {FILE_SIZE} px to arrays of {SIZE} px, batches of {given.batch}\n")

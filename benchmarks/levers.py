@@ -175,7 +175,7 @@ def main() -> None:
     add("--compile", action="store_true", help="try method.compile as well, part by part")
     add("--only", choices=("switches", "folder", "calls"), help="one of the three tables")
     given = parser.parse_args()
-    from pnp.data.files import cores
+    from pnp.cpu import cores
 
     bf16 = has_bf16(given.device)
     base = Spec(

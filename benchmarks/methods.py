@@ -27,7 +27,7 @@ def main() -> None:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     add("--threads", type=int, help="of torch in each process (default: all cores)")
     given = parser.parse_args()
-    from pnp.data.files import cores
+    from pnp.cpu import cores
 
     base = {
         "rounds": given.rounds,

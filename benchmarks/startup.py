@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted runs of each (default 5)")
     parser.add_argument("overrides", nargs="*", help="of pnp-train, for instance data=cifar10")
     given = parser.parse_args()
-    from pnp.data.files import cores
+    from pnp.cpu import cores
 
     wandb, csv = given.overrides, ["logger=csv", *given.overrides]
     runs: dict[str, Callable[[], float]] = {

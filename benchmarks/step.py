@@ -163,7 +163,7 @@ def main() -> None:
     """Print the tables."""
     given = options()
     other = versions(given.stable_pretraining) if given.stable_pretraining else ""
-    from pnp.data.files import cores
+    from pnp.cpu import cores
 
     threads, workers = given.threads or cores(), given.workers or cores()
     images = given.images or (51_200 if given.device == "cuda" else 5_120)

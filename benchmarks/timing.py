@@ -88,7 +88,7 @@ def machine(threads: int, *packages: str) -> str:
     """
     import torch
 
-    from pnp.data.files import cores
+    from pnp.cpu import cores
     from pnp.runs.directory import commit
 
     able = torch.cpu.get_capabilities()

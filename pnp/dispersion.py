@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pnp.distributed import largest, total
+from pnp.distributed import all_max, all_sum
 
 # Entries of the pair matrix that exist at once: what a CPU's cache holds, what keeps a GPU busy;
 # but not fewer rows than a matrix product is fast with.
@@ -43,7 +43,6 @@ class _Known(torch.autograd.Function):
 
 def repulsion(
     z: Tensor,
-    past: Tensor | None,
     kernel: str,
     margin: float,
     t: float,
@@ -51,7 +50,7 @@ def repulsion(
     own: slice | None,
 ) -> Tensor:
     """The value of `pnp.losses.repulsion`; its gradient is that of the images `own`."""
-    return _Known.apply(z, *_repulsion(z, past, kernel, margin, t, beta, own))  # pyright: ignore[reportReturnType]
+    return _Known.apply(z, *_repulsion(z, kernel, margin, t, beta, own))  # pyright: ignore[reportReturnType]
 
 
 def covariance(z: Tensor, own: slice | None) -> Tensor:
@@ -62,7 +61,6 @@ def covariance(z: Tensor, own: slice | None) -> Tensor:
 @torch.no_grad()
 def _repulsion(
     z: Tensor,
-    past: Tensor | None,
     kernel: str,
     margin: float,
     t: float,
@@ -71,11 +69,10 @@ def _repulsion(
 ) -> tuple[Tensor, Tensor]:
     """Value and gradient.
 
-    With f the kernel, s_ab = ⟨z_a, z_b⟩, P = V²N(N−1) ordered pairs of rows a, b of different
-    images, and K = V·N·Q pairs of a row and a past embedding q,
+    With f the kernel, s_ab = ⟨z_a, z_b⟩, and P = V²N(N−1) ordered pairs of rows a, b of different
+    images,
 
-        R = [Σ_ab f(s_ab) + Σ_aq f(s_aq)] / (P + K),
-        ∂R/∂z_a = [2 Σ_b f'(s_ab) z_b + Σ_q f'(s_aq) q] / (P + K):
+        R = Σ_ab f(s_ab) / P,    ∂R/∂z_a = 2 Σ_b f'(s_ab) z_b / P:
 
     s_ab is counted from both ends, hence the 2. The gaussian kernel's f' acts on z_b − z_a, and its
     logarithm divides by the sum instead.
@@ -83,23 +80,20 @@ def _repulsion(
     views, images, dims = z.shape
     # Images outermost: the rows of an image, and those of a process, lie side by side.
     rows = z.transpose(0, 1).reshape(-1, dims)
-    columns = rows if past is None else torch.cat([rows, past])
-    norms = columns.square().sum(1)
+    norms = rows.square().sum(1)
     # A last column of ones makes the weights' row sums, by which the gaussian kernel pulls z_a.
-    ends = F.pad(columns, (0, 1), value=1.0) if kernel == "gaussian" else columns
-    if past is not None:
-        ends = torch.cat([ends[: len(rows)], 0.5 * ends[len(rows) :]])
+    ends = F.pad(rows, (0, 1), value=1.0) if kernel == "gaussian" else rows
     mine = range(*(own or slice(None)).indices(images))
     first, last = views * mine.start, views * mine.stop
-    size = max(LEAST, BLOCK.get(z.device.type, BLOCK["cuda"]) // len(columns))
+    size = max(LEAST, BLOCK.get(z.device.type, BLOCK["cuda"]) // len(rows))
     size = max(1, size // views) * views
-    grad, whole = torch.zeros_like(ends[: len(rows)]), z.new_zeros(())
+    grad, whole = torch.zeros_like(ends), z.new_zeros(())
     peak = z.new_full((), -torch.inf)
     for start in range(first, last, size):
         stop = min(start + size, last)
         # Alone, a process meets every pair from one end only and counts it for both.
         left, right = (start, len(rows)) if own is None else (0, stop)
-        s = rows[start:stop] @ columns[left:].T
+        s = rows[start:stop] @ rows[left:].T
         square = s[:, start - left : stop - left]
         same: Tensor = square.view(-1, views, (stop - start) // views, views)
         same.diagonal(dim1=0, dim2=2).fill_(-torch.inf)  # views of one image do not repel
@@ -119,15 +113,15 @@ def _repulsion(
         whole += values.sum() + values[:, twice].sum()
         grad[start:stop].addmm_(weights, ends[left:])
         grad[stop:right].addmm_(weights[:, twice].T, ends[start:stop])
-    pairs = views * images * (views * (images - 1) + len(columns) - len(rows))
+    pairs = views * images * views * (images - 1)
     if kernel == "gaussian":
-        top = peak if own is None else largest(peak)
+        top = peak if own is None else all_max(peak)
         whole, grad = whole * (peak - top).exp(), grad * (peak - top).exp()
-        whole = whole if own is None else total(whole)
+        whole = whole if own is None else all_sum(whole)
         value = top + (whole / pairs).log()
         grad = (grad[:, :dims] - rows * grad[:, dims:]) * (4.0 * t / whole)
     else:
-        value = (whole if own is None else total(whole)) / pairs
+        value = (whole if own is None else all_sum(whole)) / pairs
         if kernel == "softplus":
             value = value / beta
         grad *= (2.0 if kernel == "softplus" else 4.0) / pairs
@@ -149,7 +143,7 @@ def _covariance(z: Tensor, own: slice | None) -> tuple[Tensor, Tensor]:
         mine, out = (centred, out) if own is None else (centred[own], out[own])
         if dims <= images:
             gram = mine.T @ mine
-            gram = gram if own is None else total(gram)
+            gram = gram if own is None else all_sum(gram)
             gram.fill_diagonal_(0.0)
             torch.mm(mine, gram, out=out)
             value += gram.square_().sum()
@@ -159,6 +153,6 @@ def _covariance(z: Tensor, own: slice | None) -> tuple[Tensor, Tensor]:
             torch.mm(gram, centred, out=out)
             out.addcmul_(mine, variances, value=-1.0)
             norm = gram.square_().sum()
-            value += (norm if own is None else total(norm)) - variances.square().sum()
+            value += (norm if own is None else all_sum(norm)) - variances.square().sum()
     grad *= 4.0 / (dims * (images - 1) ** 0.5 * views)
     return value / (dims * views), grad

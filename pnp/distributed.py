@@ -2,11 +2,15 @@
 
 import atexit
 import os
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def _active() -> bool:
@@ -23,12 +27,29 @@ def world_size() -> int:
     return dist.get_world_size() if _active() else 1
 
 
+@contextmanager
+def gloo_group(store: str, rank: int, world: int) -> Generator[None]:
+    """Make this process one of a group on the CPU that meets in a file, and leave it at the end.
+
+    Args:
+        store: path of a new file, the same for all. Not a port: another process could take it.
+        rank: of this process.
+        world: number of processes.
+    """
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    try:
+        yield
+        dist.barrier()  # nobody leaves while another still reads
+    finally:
+        dist.destroy_process_group()
+
+
 def leave_at_exit() -> None:
     """Leave the group of processes, if there is one, before the interpreter ends.
 
-    Otherwise a thread of gloo may be letting go of a tensor just then, which aborts the process
-    ("terminate called without an active exception"); Lightning then kills the other ranks in the
-    middle of their evaluation. Call it when no collective is left to come.
+    Otherwise a gloo thread may still be freeing a tensor, which aborts the process ("terminate
+    called without an active exception"); Lightning then kills the other ranks in the middle of
+    their evaluation. Call it after the last collective.
     """
     if _active():
         atexit.register(_leave)
@@ -42,34 +63,34 @@ def _leave() -> None:
 class _Gather(torch.autograd.Function):
     """Concatenate every rank's rows; backward keeps this rank's slice, times the world size.
 
-    Every rank has the loss L of the gathered rows, and dL/dz of its own ones at least. DDP averages
-    parameter gradients over W ranks, hence W · dL/dz of the own rows: averaging then gives exactly
-    the gradient of L on the global batch, without a collective in backward.
+    Every rank computes the loss L of the gathered rows, and at least dL/dz of its own rows. DDP
+    averages parameter gradients over W ranks, hence W · dL/dz of these rows: the average is then
+    exactly the gradient of L on the global batch, without a collective in backward.
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, dim: int, counts: list[int]) -> Tensor:
-        # Collectives want one shape: short ranks are filled up, and the filling is cut off again.
+        # Collectives need one shape: shorter shares are padded, and the padding is cut off again.
         shape = list(z.shape)
         shape[dim] = max(counts)
-        sent = z.new_zeros(shape)
-        sent.narrow(dim, 0, z.shape[dim]).copy_(z)
-        parts = [torch.empty_like(sent) for _ in counts]
-        dist.all_gather(parts, sent)
+        padded = z.new_zeros(shape)
+        padded.narrow(dim, 0, z.shape[dim]).copy_(z)
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
         ctx.dim, ctx.start, ctx.count = dim, sum(counts[: rank()]), z.shape[dim]
         return torch.cat([p.narrow(dim, 0, n) for p, n in zip(parts, counts, strict=True)], dim)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        own = grad_outputs[0].narrow(ctx.dim, ctx.start, ctx.count)
-        return own * world_size(), None, None
+        local = grad_outputs[0].narrow(ctx.dim, ctx.start, ctx.count)
+        return local * world_size(), None, None
 
 
 def gather(z: Tensor, dim: int = 0) -> Tensor:
     """Concatenate `z` of all ranks along `dim`, with the gradient that DDP's averaging needs.
 
     Args:
-        z: the local rows; ranks may bring different numbers of them.
+        z: this rank's rows; ranks may have different numbers of them.
         dim: the dimension that counts images.
 
     Returns:
@@ -79,24 +100,24 @@ def gather(z: Tensor, dim: int = 0) -> Tensor:
 
 
 def gather_images(z: Tensor, dim: int = 0) -> tuple[Tensor, slice | None]:
-    """`gather`, and where this rank's images are in it; None when there is one process."""
+    """`gather`, and the slice of this rank's images in it; None when there is one process."""
     if world_size() == 1:
         return z, None
-    mine = torch.tensor([z.shape[dim]], device=z.device)
-    counts = [torch.empty_like(mine) for _ in range(world_size())]
-    dist.all_gather(counts, mine)
-    numbers = [int(n) for n in counts]
-    start = sum(numbers[: rank()])
-    everyone: Any = _Gather.apply(z, dim, numbers)
-    return everyone, slice(start, start + z.shape[dim])
+    count = torch.tensor([z.shape[dim]], device=z.device)
+    counts = [torch.empty_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    shares = [int(n) for n in counts]
+    start = sum(shares[: rank()])
+    gathered: Any = _Gather.apply(z, dim, shares)
+    return gathered, slice(start, start + z.shape[dim])
 
 
 class _GlobalMean(torch.autograd.Function):
-    """The mean over all ranks' images; backward is the own share, times the world size."""
+    """The mean over all ranks' images; backward is this rank's share, times the world size."""
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, count: int) -> Tensor:
-        summed = total(torch.stack([mean * count, mean.new_tensor(count)]))
+        summed = all_sum(torch.stack([mean * count, mean.new_tensor(count)]))
         ctx.save_for_backward(world_size() * count / summed[1])
         return summed[0] / summed[1]
 
@@ -122,30 +143,30 @@ def global_mean(mean: Tensor, count: int) -> Tensor:
     return value
 
 
-def total(value: Tensor) -> Tensor:
-    """The sum of `value` over ranks, without gradient."""
+def all_sum(value: Tensor) -> Tensor:
+    """Sum `value` over ranks, without gradient."""
     return _reduced(value, dist.ReduceOp.SUM)
 
 
-def largest(value: Tensor) -> Tensor:
-    """The largest `value` of all ranks, without gradient."""
+def all_max(value: Tensor) -> Tensor:
+    """Take the largest `value` of all ranks, without gradient."""
     return _reduced(value, dist.ReduceOp.MAX)
 
 
-def told(answer: bool) -> bool:
-    """What rank 0 answers, on every rank."""
+def broadcast(value: T) -> T:
+    """Give every rank the value of rank 0; any object that pickles."""
     if world_size() == 1:
-        return answer
-    box = [answer]
+        return value
+    box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def _reduced(value: Tensor, how: Any) -> Tensor:
+def _reduced(value: Tensor, operation: Any) -> Tensor:
     if world_size() == 1:
         return value
     value = value.clone()
-    dist.all_reduce(value, how)
+    dist.all_reduce(value, operation)
     return value
 
 
@@ -153,28 +174,28 @@ def _reduced(value: Tensor, how: Any) -> Tensor:
 def average_gradients(module: nn.Module) -> None:
     """Replace every gradient of `module` by its mean over ranks, in one reduction per dtype.
 
-    What DistributedDataParallel does after each backward, for a step of several backwards. Nothing
-    happens with one process.
+    DistributedDataParallel does so after each backward; this is for a step of several backwards.
+    With one process it does nothing.
     """
     if world_size() == 1:
         return
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     for dtype in {g.dtype for g in grads}:
-        some = [g for g in grads if g.dtype == dtype]
-        flat = torch.cat([g.flatten() for g in some])
+        alike = [g for g in grads if g.dtype == dtype]
+        flat = torch.cat([g.flatten() for g in alike])
         dist.all_reduce(flat)
         start = 0
-        for grad in some:
+        for grad in alike:
             grad.copy_(flat[start : start + grad.numel()].view_as(grad) / world_size())
             start += grad.numel()
 
 
-def told_by_rank_0(key: str, value: str) -> str:
-    """Rank 0's `value`, before a process group exists, through the store that torchrun keeps.
+def broadcast_from_store(key: str, value: str) -> str:
+    """Give every rank the value of rank 0 through torchrun's store, without a process group.
 
     Args:
-        key: names the question; ask each once per process.
-        value: this rank's own answer, which counts on rank 0 only.
+        key: names the value; use each once per process.
+        value: ignored on ranks other than 0.
     """
     env = os.environ
     store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]

@@ -11,9 +11,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
+def widened(z: Tensor) -> Tensor:
+    """`z` in at least float32: in bf16 a statistic keeps two or three digits."""
+    return z if z.dtype == torch.float64 else z.float()
+
+
 def unit(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
     """Rows scaled to length 1, in at least float32."""
-    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+    return F.normalize(widened(z), dim=-1)
 
 
 def mean_cosine(z: Float[Tensor, "n d"]) -> float:
@@ -135,7 +140,7 @@ def softmax_entropy(z: Float[Tensor, "n d"]) -> float:
 
     What entropy-based methods trust: it may be close to 1 while every row is the same.
     """
-    shares = (z if z.dtype == torch.float64 else z.float()).softmax(-1)
+    shares = widened(z).softmax(-1)
     return float(torch.special.entr(shares).sum(-1).mean() / math.log(z.shape[1]))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pnp import dispersion
 from pnp.errors import UserError
+from pnp.geometry import widened
 
 SCALES = ("sphere", "absolute")
 KERNELS = ("hinge", "softplus", "gaussian")
@@ -33,10 +34,6 @@ def _full_precision(term: Callable[_P, Tensor]) -> Callable[_P, Tensor]:
             return term(*args, **kwargs)
 
     return wrapped
-
-
-def _widen(z: Tensor) -> Tensor:
-    return z if z.dtype == torch.float64 else z.float()
 
 
 def _check(z: Tensor, what: str, dims: tuple[int, ...] = (3,)) -> None:
@@ -79,7 +76,7 @@ def alignment(
             f"alignment compares different views: {views} student and {teachers} teacher view(s) "
             "leave none to compare. Use at least 2 views."
         )
-    z, t = _widen(student), _widen(teacher)
+    z, t = widened(student), widened(teacher)
     everything = (z.sum(0) * t.sum(0)).sum(-1)
     own = (z[:same] * t[:same]).sum((0, -1))
     return (2.0 - 2.0 * (everything - own) / pairs).mean()
@@ -108,7 +105,7 @@ def variance(
     """
     _check(z, "variance", (2, 3))
     _check_scale(scale)
-    z = _widen(z)
+    z = widened(z)
     var = z.var(-2)
     if scale == "absolute":
         return F.relu(floor - (var + eps).sqrt()).mean()
@@ -135,7 +132,7 @@ def covariance(
     """
     _check(z, "covariance", (2, 3))
     _check_scale(scale)
-    wide = _widen(z)
+    wide = widened(z)
     value = dispersion.covariance(wide if wide.ndim == 3 else wide[None], own)
     return value * z.shape[-1] ** 2 if scale == "sphere" else value
 
@@ -147,7 +144,6 @@ def repulsion(
     kernel: str = "hinge",
     t: float = 2.0,
     beta: float = 1.0,
-    past: Float[Tensor, "q d"] | None = None,
     own: slice | None = None,
 ) -> Float[Tensor, ""]:
     """Soft repulsion between *different images*, all views pooled; views of one image never repel.
@@ -162,8 +158,6 @@ def repulsion(
         kernel: `hinge`, `softplus` or `gaussian`.
         t: concentration of the gaussian kernel.
         beta: sharpness of the softplus kernel.
-        past: embeddings `(Q, D)` of other images, which get no gradient: every row of z repels from
-            them too, and the mean is over the V²N(N − 1) pairs within z and the V·N·Q with `past`.
         own: where z holds the images of all processes, those of this one: it computes their share
             and their gradient, and the values are summed over the processes. None: all of z.
 
@@ -175,13 +169,7 @@ def repulsion(
         raise UserError(
             f"repulsion kernel {kernel!r} is unknown; choose one of {', '.join(KERNELS)}."
         )
-    if past is not None and (past.ndim != 2 or past.shape[1] != z.shape[2]):
-        raise UserError(
-            f"repulsion expects past embeddings (Q, {z.shape[2]}), got {tuple(past.shape)}."
-        )
-    wide = _widen(z)
-    queued = None if past is None else past.detach().to(wide)
-    return dispersion.repulsion(wide, queued, kernel, margin, t, beta, own)
+    return dispersion.repulsion(widened(z), kernel, margin, t, beta, own)
 
 
 def _check_scale(scale: str) -> None:

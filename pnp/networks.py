@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pnp.errors import UserError
-from pnp.geometry import unit
+from pnp.geometry import unit, widened
 from pnp.optim import cosine
 
 
@@ -49,18 +49,13 @@ class Network(nn.Module):
         """Features (N, F) and z (N, D) in float32, unit if `normalize`: what is trained."""
         features = self.backbone(images)
         z = self.projector(features)
-        return features, unit(z) if self.normalize else _widened(z)
+        return features, unit(z) if self.normalize else widened(z)
 
     def outputs(self, z: Float[Tensor, "v n d"]) -> Float[Tensor, "v n k"]:
         """What the head makes of z, each view by itself; z where there is no head."""
         if self.head is None:
             return z
-        return torch.stack([_widened(self.head(view)) for view in z])
-
-
-def _widened(z: Tensor) -> Tensor:
-    """At least float32: statistics of a batch follow."""
-    return z if z.dtype == torch.float64 else z.float()
+        return torch.stack([widened(self.head(view)) for view in z])
 
 
 @contextmanager

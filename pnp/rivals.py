@@ -4,22 +4,22 @@ Student outputs are (V, N, K): V views of this process's N images, global views 
 outputs are (W, N, K) of the first W of them, without gradient. A loss of pairs of views is the mean
 over the pairs. All is computed in at least float32, whatever the autocast.
 
-With several processes, what is a statistic of the batch (SimCLR, VICReg, BarlowTwins, LeJEPA) is
-computed from the gathered outputs of all of them, the library's own gathering being off. What is a
-mean over images (DINO, NegativeCosine) stays local and counts for this process's share of them.
-Either way the mean over processes, of the loss and of its gradients, is that of the global batch,
-also when processes bring different numbers of images.
+With several processes, statistics of the batch (SimCLR, VICReg, BarlowTwins, LeJEPA) are computed
+from the gathered outputs of all of them; the library's own gathering is off. Means over images
+(DINO, NegativeCosine) stay local and are weighted by this process's share of the images. Either way
+the mean over processes, of the loss and of its gradients, is that of the global batch, even if
+processes have different numbers of images.
 """
 
-import math
 from itertools import combinations, product
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnp.distributed import gather, total, world_size
-from pnp.errors import UserError
+from pnp.distributed import all_sum, gather, world_size
+from pnp.errors import UserError, number, whole
+from pnp.geometry import widened
 from pnp.seeds import step_seed
 
 
@@ -55,12 +55,12 @@ class DINO(nn.Module):
         center_momentum: float = 0.9,
     ) -> None:
         super().__init__()
-        _check("count", count, least=2)
-        _check("student_temperature", student_temperature, above=0)
-        _check("teacher_temperature", teacher_temperature, above=0)
-        _check("warmup_temperature", warmup_temperature, above=0)
-        _check("warmup_epochs", warmup_epochs, least=0)
-        _check("center_momentum", center_momentum, least=0, most=1)
+        whole("objective.count", count, 2)
+        number("objective.student_temperature", student_temperature, 0, open_low=True)
+        number("objective.teacher_temperature", teacher_temperature, 0, open_low=True)
+        number("objective.warmup_temperature", warmup_temperature, 0, open_low=True)
+        number("objective.warmup_epochs", warmup_epochs, 0)
+        number("objective.center_momentum", center_momentum, 0, 1)
         from lightly.loss.dino_loss import DINOLoss
 
         self.count = count
@@ -77,7 +77,7 @@ class DINO(nn.Module):
         """Move the centre towards the mean output over all processes' images, in training mode."""
         if self.training:
             count = teacher_out.new_full((1,), teacher_out.shape[1])
-            sums = total(torch.cat([teacher_out.mean(0).sum(0), count]))
+            sums = all_sum(torch.cat([teacher_out.mean(0).sum(0), count]))
             mean = sums[:-1] / sums[-1]
             centre = self.loss.center
             centre.lerp_(mean.to(centre.dtype), 1 - self.loss.center_momentum)
@@ -104,7 +104,7 @@ class DINO(nn.Module):
         _pairs(student, teacher)
         heat = self.temperature(epoch)
         with torch.autocast(student.device.type, enabled=False):
-            student, teacher = _widened(student), _widened(teacher)
+            student, teacher = widened(student), widened(teacher)
             log_p = ((teacher - self.loss.center) / heat).log_softmax(-1)
             share = _share(student)
             entropy = -(log_p.exp() * log_p).sum(-1).mean() * share
@@ -135,7 +135,7 @@ class NegativeCosine(nn.Module):
         """
         pairs = _pairs(student, teacher)
         with torch.autocast(student.device.type, enabled=False):
-            student, teacher = _widened(student), _widened(teacher)
+            student, teacher = widened(student), widened(teacher)
             distances = [self.loss(student[v], teacher[w]) for v, w in pairs]
             return {"loss": _mean(distances) * _share(student)}
 
@@ -154,7 +154,7 @@ class SimCLR(nn.Module):
 
     def __init__(self, *, temperature: float = 0.2) -> None:
         super().__init__()
-        _check("temperature", temperature, above=0)
+        number("objective.temperature", temperature, 0, open_low=True)
         from lightly.loss.ntx_ent_loss import NTXentLoss
 
         self.loss = NTXentLoss(temperature)
@@ -201,8 +201,8 @@ class VICReg(nn.Module):
         super().__init__()
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
         for name, weight in self.weights.items():
-            _check(name, weight, least=0)
-        _check("eps", eps, above=0)
+            number(f"objective.{name}", weight, 0)
+        number("objective.eps", eps, 0, open_low=True)
         self.eps = eps
 
     def forward(
@@ -241,7 +241,7 @@ class BarlowTwins(nn.Module):
 
     def __init__(self, *, redundancy: float = 5e-3) -> None:
         super().__init__()
-        _check("redundancy", redundancy, least=0)
+        number("objective.redundancy", redundancy, 0)
         from lightly.loss.barlow_twins_loss import BarlowTwinsLoss
 
         self.loss = BarlowTwinsLoss(redundancy)
@@ -281,10 +281,10 @@ class LeJEPA(nn.Module):
         self, *, weight: float = 0.05, slices: int = 256, knots: int = 17, t_max: float = 3.0
     ) -> None:
         super().__init__()
-        _check("weight", weight, least=0, most=1)
-        _check("slices", slices, least=1)
-        _check("knots", knots, least=2)
-        _check("t_max", t_max, above=0)
+        number("objective.weight", weight, 0, 1)
+        whole("objective.slices", slices)
+        whole("objective.knots", knots, 2)
+        number("objective.t_max", t_max, 0, open_low=True)
         from lightly.loss.lejepa_loss import SIGReg
 
         self.weight = weight
@@ -312,20 +312,16 @@ class LeJEPA(nn.Module):
         return {"loss": loss, "invariance": invariance, "sigreg": sigreg}
 
 
-def _widened(z: Tensor) -> Tensor:
-    return z if z.dtype == torch.float64 else z.float()
-
-
 def _mean(losses: list[Tensor]) -> Tensor:
     return torch.stack(losses).mean()
 
 
 def _share(z: Tensor) -> Tensor | float:
-    """How much this process's mean counts in DDP's mean over processes: 1 with equal batches."""
+    """Weight of this process's mean in DDP's mean over processes: 1 with equal batches."""
     if world_size() == 1:
         return 1.0
     count = z.new_tensor(float(z.shape[1]))
-    return count * world_size() / total(count)
+    return count * world_size() / all_sum(count)
 
 
 def _pairs(student: Tensor, teacher: Tensor) -> list[tuple[int, int]]:
@@ -337,26 +333,15 @@ def _pairs(student: Tensor, teacher: Tensor) -> list[tuple[int, int]]:
 
 
 def _global_batch(z: Tensor) -> Tensor:
-    """The outputs (V, N, K) of all processes, if they are a batch of views at all."""
-    z = gather(_widened(z), dim=1)
+    """Gather the outputs (V, N, K) of all processes, in at least float32.
+
+    Raises:
+        UserError: fewer than 2 views or 2 images.
+    """
+    z = gather(widened(z), dim=1)
     if len(z) < 2 or z.shape[1] < 2:
         raise UserError(
             f"this objective compares views of a batch: it needs at least 2 views of 2 images, got "
             f"{len(z)} of {z.shape[1]}. Set views.count and data.batch_size."
         )
     return z
-
-
-def _check(
-    name: str,
-    value: float,
-    *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> None:
-    if not (above < value < math.inf and least <= value <= most):
-        limits = {f"above {above:g}": above, f"at least {least:g}": least}
-        wanted = [text for text, limit in limits.items() if limit > -math.inf]
-        wanted += [f"at most {most:g}"] if most < math.inf else []
-        raise UserError(f"objective.{name}={value} must be {' and '.join(wanted)}.")

@@ -15,16 +15,15 @@ def covariance(z, scale="sphere"):
     return off.mean() * (d if scale == "sphere" else 1 / d)
 
 
-def repulsion(z, margin=0.2, kernel="hinge", t=2.0, beta=1.0, past=None):
-    """Mean of the kernel over pairs of different images, and over pairs with past embeddings."""
+def repulsion(z, margin=0.2, kernel="hinge", t=2.0, beta=1.0):
+    """Mean of the kernel over pairs of different images; z (V, N, D)."""
     v, n, _ = z.shape
     rows = z.flatten(0, 1)
-    others = rows if past is None else torch.cat([rows, past])
-    s = rows @ others.T
+    s = rows @ rows.T
     image = torch.arange(n).repeat(v)
-    keep = torch.cat([image, torch.full((len(others) - v * n,), -1)])[None] != image[:, None]
+    keep = image[None] != image[:, None]
     if kernel == "gaussian":
-        d2 = (rows[:, None] - others[None]).square().sum(-1)
+        d2 = (rows[:, None] - rows[None]).square().sum(-1)
         return torch.logsumexp(-t * d2[keep], 0) - math.log(int(keep.sum()))
     # Times the mask, not s[mask]: indexing makes the plain form slower than it has to be.
     if kernel == "softplus":

@@ -5,11 +5,11 @@ from itertools import combinations, permutations
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.functional import normalize
 
+from pnp.distributed import all_sum, gloo_group
 from pnp.errors import UserError
 from pnp.networks import EMATeacher, Network, head, projector
 from pnp.rivals import DINO, BarlowTwins, LeJEPA, NegativeCosine, SimCLR, VICReg
@@ -172,19 +172,16 @@ SPLITS = {"equal": (6, 6), "unequal": (3, 9)}  # images of each process
 
 def worker(index, folder):
     torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=index, world_size=2)
     results = {}
-    for split, sizes in SPLITS.items():
-        images = draw(3, 12, 5).split(sizes, 1)[index]
-        for name in NAMES:
-            net, objective = nn.parallel.DistributedDataParallel(network()), REFERENCES[name][0]()
-            loss, gradients = two_steps(net, objective, images)
-            dist.all_reduce(loss)
-            results[f"{name}, {split}"] = (loss / 2, gradients, objective.state_dict())
-    torch.save(results, f"{folder}/{index}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    with gloo_group(f"{folder}/store", index, 2):
+        for split, sizes in SPLITS.items():
+            images = draw(3, 12, 5).split(sizes, 1)[index]
+            for name in NAMES:
+                net = nn.parallel.DistributedDataParallel(network())
+                objective = REFERENCES[name][0]()
+                loss, gradients = two_steps(net, objective, images)
+                results[f"{name}, {split}"] = (all_sum(loss) / 2, gradients, objective.state_dict())
+        torch.save(results, f"{folder}/{index}.pt")
 
 
 def test_two_processes_give_loss_gradient_and_state_of_one_on_the_global_batch(tmp_path):
@@ -386,12 +383,15 @@ def test_an_objective_chosen_on_the_command_line_wins_over_the_methods():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DINO(1), "count=1 must be at least 2"),
-        (lambda: DINO(student_temperature=0), "student_temperature=0 must be above 0"),
+        (lambda: DINO(1), "count=1: give a whole number, at least 2"),
+        (
+            lambda: DINO(student_temperature=0),
+            "student_temperature=0: give a fin",
+        ),
         (lambda: DINO(warmup_temperature=-0.1), "warmup_temperature=-0.1"),
         (lambda: DINO(teacher_temperature=math.nan), "teacher_temperature=nan"),
         (lambda: DINO(warmup_epochs=-1), "warmup_epochs=-1"),
-        (lambda: DINO(center_momentum=1.5), "at least 0 and at most 1"),
+        (lambda: DINO(center_momentum=1.5), "center_momentum=1.5: give a number in .0, 1."),
         (lambda: SimCLR(temperature=0), "temperature=0"),
         (lambda: VICReg(covariance=-1), "covariance=-1"),
         (lambda: VICReg(eps=0), "eps=0"),

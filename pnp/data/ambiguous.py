@@ -14,7 +14,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from pnp.data.files import cores
+from pnp.cpu import cores
 from pnp.data.imageset import ImageSet
 from pnp.data.splits import stream
 

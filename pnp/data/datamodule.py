@@ -10,8 +10,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from pnp.cpu import cores
 from pnp.data import ambiguous, datasets, folder
-from pnp.data.files import FolderImages, cores, load, readable
+from pnp.data.files import FolderImages, load, readable
 from pnp.data.imageset import ImageSet, concatenate, resize
 from pnp.data.loader import Loader, batches_per_epoch
 from pnp.data.splits import amount, carve, permutation

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from pnp.cpu import cores
 from pnp.data.names import Names
 from pnp.distributed import rank
 from pnp.errors import UserError
@@ -232,10 +233,3 @@ def _good(path: Path, result: np.ndarray | Exception) -> np.ndarray:
         f"Cannot read the image {path}: {result}. Repair or remove it, or leave such files out "
         "with data.on_corrupt=skip."
     )
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

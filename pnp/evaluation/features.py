@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp.data import ImageSet
-from pnp.distributed import gather, rank, told, world_size
+from pnp.distributed import broadcast, gather, rank, world_size
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -105,7 +105,7 @@ def remembered(
         return make()
     files = [folder / f"{key}-{i}.npy" for i in range(outputs)]
     there = all(file.exists() for file in files)
-    there = told(there) if shared else there
+    there = broadcast(there) if shared else there
     if shared and rank() > 0:
         return [] if there else make()
     if not there:

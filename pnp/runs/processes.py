@@ -71,9 +71,9 @@ def agreed(folder: Path, patience: float = 60.0) -> Path:
     if world == 1:
         return folder
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        from pnp.distributed import told_by_rank_0
+        from pnp.distributed import broadcast_from_store
 
-        chosen = Path(told_by_rank_0("run_dir", str(folder)))
+        chosen = Path(broadcast_from_store("run_dir", str(folder)))
     else:
         chosen = _through_a_file(folder, rank, patience)
     if rank and chosen.resolve() != folder.resolve():
