@@ -120,7 +120,7 @@ def ours(spec: Spec) -> None:
     """The Trainer that pnp-train builds, on the module and data that it builds."""
     import lightning
 
-    from pnp.cli.train import build_trainer, parts
+    from pnp.runs.parts import build_trainer, parts
 
     config = configuration(spec)
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
@@ -143,8 +143,8 @@ def bare(spec: Spec) -> None:
     """Our step in a plain loop: what Lightning and logging add is the difference to `ours`."""
     import torch
 
-    from pnp.cli.train import parts
     from pnp.data.loader import Loader
+    from pnp.runs.parts import parts
 
     config = configuration(spec)
     torch.manual_seed(config["seed"])
@@ -237,8 +237,8 @@ def profile(spec: Spec) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pnp.cli.train import parts
     from pnp.runs.checks import finite_and_timed
+    from pnp.runs.parts import parts
 
     data, module, _ = parts(configuration(spec))
     module.to(spec.device)
@@ -298,15 +298,15 @@ def main() -> None:
     spec = Spec(**{**given, "overrides": tuple(given.get("overrides", ()))})
     import torch
 
-    from pnp.cli.train import _ignore_known_warnings, _quieten
     from pnp.cpu import keep_freed_memory
+    from pnp.runs.parts import ignore_known_warnings, quieten
 
     torch.set_num_threads(spec.threads)
     if spec.keep_memory and spec.loop in ("ours", "bare"):
         keep_freed_memory()
-    _quieten()
+    quieten()
     with warnings.catch_warnings():
-        _ignore_known_warnings()
+        ignore_known_warnings()
         loops = {"ours": ours, "bare": bare, "lightly": lightly, "stable": stable}
         (profile if spec.profile else loops[spec.loop])(spec)
 

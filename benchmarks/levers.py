@@ -117,7 +117,7 @@ def by_themselves(base: Spec, rounds: int) -> None:
     """The teacher's move and the optimizer's step of the default network, one call each."""
     import torch
 
-    from pnp.cli.train import parts
+    from pnp.runs.parts import parts
 
     _, module, _ = parts(configuration(replace(base, images=base.batch)))
     module.to(base.device)

@@ -38,7 +38,7 @@ def choice(key: str, value: T, known: Iterable[object]) -> T:
     # True == 1: a switch is no number.
     if not any(value == word and type(value) is type(word) for word in words):
         raise UserError(
-            f"{key}={value!r} is unknown; choose from {', '.join(map(str, words))}."
+            f"{key}={value} is unknown; choose from {', '.join(map(str, words))}."
             f"{near(value, words)}"
         )
     return value
@@ -57,9 +57,9 @@ def whole(key: str, value: object, least: int = 1, most: int | None = None) -> i
         UserError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{key}={value!r}: give a whole number, at least {least}.")
+        raise UserError(f"{key}={value}: give a whole number, at least {least}.")
     if most is not None and value > most:
-        raise UserError(f"{key}={value!r}: give a whole number, at most {most}.")
+        raise UserError(f"{key}={value}: give a whole number, at most {most}.")
     return value
 
 
@@ -99,4 +99,4 @@ def number(
     else:
         low, high = "(" if open_low else "[", ")" if open_high else "]"
         expected = f"a number in {low}{least:g}, {most:g}{high}"
-    raise UserError(f"{key}={value!r}: give {expected}.")
+    raise UserError(f"{key}={value}: give {expected}.")

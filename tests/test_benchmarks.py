@@ -133,7 +133,7 @@ def test_lightlys_arms_have_our_sizes_views_and_batch(load):
         views, _ = next(iter(loader))
         assert [tuple(view.shape) for view in views] == [(8, 3, 32, 32)] * 2
         assert module.training_step((views, None), 0).isfinite()
-        from pnp.cli.train import parts
+        from pnp.runs.parts import parts
 
         ours = parts(config)[1]
         sizes[method] = [

@@ -10,9 +10,10 @@ from conftest import TINY
 from omegaconf import OmegaConf
 from tiny_data import write_fashion_mnist, write_image_folder
 
-from pnp.cli.train import build_trainer, parts, train
+from pnp.cli.train import train
 from pnp.runs.config import plain
 from pnp.runs.launch import conf_dir
+from pnp.runs.parts import build_trainer, parts
 
 GROUPS = sorted(
     (file.parent.name, file.stem)

@@ -8,12 +8,12 @@ import torch
 from conftest import TINY
 from torch import nn
 
-from pnp.cli.train import parts
 from pnp.data.loader import Loader
 from pnp.method import SelfSupervised
 from pnp.objectives import PNP
 from pnp.runs import checks
 from pnp.runs.config import plain
+from pnp.runs.parts import parts
 from pnp.views import color, resample
 
 

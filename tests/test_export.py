@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 import pnp
 from pnp.backbones import backbone
 from pnp.cli.export import export, upload
-from pnp.cli.train import parts, train
+from pnp.cli.train import train
 from pnp.errors import UserError
 from pnp.export import card
 from pnp.export.encoder import Encoder
 from pnp.export.folder import save
 from pnp.runs.config import plain
 from pnp.runs.launch import conf_dir
+from pnp.runs.parts import parts
 
 FACTS = {
     "network": "teacher",

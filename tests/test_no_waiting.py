@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from pnp.cli.train import parts
 from pnp.data import Batch
 from pnp.runs.config import plain
 from pnp.runs.launch import compose
+from pnp.runs.parts import parts
 
 TINY = (
     "data.n_train=16", "data.validation=8", "data.calibration=8", "data.test=8",

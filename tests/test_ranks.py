@@ -122,15 +122,15 @@ def test_a_step_of_another_job_does_not_take_an_old_directory(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("trainer", "multirun", "processes", "message"),
+    ("trainer", "multirun", "world", "message"),
     [
         ({"devices": 2, "num_nodes": 1}, True, 1, "inside a multirun"),
         ({"devices": 1, "num_nodes": 1}, False, 2, "2 processes were started.*expects 1"),
         ({"devices": 2, "num_nodes": 2}, False, 2, "expects 4"),
     ],
 )
-def test_what_would_hang_is_refused(monkeypatch, trainer, multirun, processes, message):
-    monkeypatch.setattr(processes, "started_outside", lambda: (0, processes))
+def test_what_would_hang_is_refused(monkeypatch, trainer, multirun, world, message):
+    monkeypatch.setattr(processes, "started_outside", lambda: (0, world))
     with pytest.raises(UserError, match=message):
         processes.check(trainer, multirun)
-    processes.check({"devices": 2, "num_nodes": processes // 2 or 1}, multirun=False)
+    processes.check({"devices": 2, "num_nodes": world // 2 or 1}, multirun=False)

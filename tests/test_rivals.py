@@ -357,8 +357,9 @@ def test_five_steps_give_the_losses_they_always_gave(name):
 def test_a_method_is_its_objective_teacher_and_head_and_takes_steps(
     compose, method, objective, teacher, top
 ):
-    from pnp.cli.train import parts, train
+    from pnp.cli.train import train
     from pnp.runs.config import plain
+    from pnp.runs.parts import parts
 
     local = ["views.local=2"] if method in ("pnp", "dino") else []
     cfg = compose(f"method={method}", "trainer.fast_dev_run=true", "evaluation.test=false", *local)

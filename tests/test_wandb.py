@@ -297,9 +297,9 @@ def test_the_jobs_of_a_sweep_make_one_group_and_are_named_by_their_overrides(tmp
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from pnp.cli.train import loggers
     from pnp.runs.config import plain
     from pnp.runs.launch import conf_dir
+    from pnp.runs.parts import loggers
 
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         overrides = ["seed=3", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.mode=MULTIRUN"]
@@ -338,8 +338,8 @@ def test_the_agent_of_a_wandb_sweep_decides_the_run_and_its_project(tmp_path, mo
     ],
 )
 def test_a_bad_option_is_refused_by_name(compose, tmp_path, options, message):
-    from pnp.cli.train import loggers
     from pnp.runs.config import plain
+    from pnp.runs.parts import loggers
 
     config = plain(compose("logger=wandb"))
     config["wandb"] |= options

@@ -20,11 +20,11 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     import torch
     from rich.console import Console
 
-    from pnp.cli.train import _ignore_known_warnings, _quieten, hardware, parts
     from pnp.runs import checks
     from pnp.runs.config import plain
+    from pnp.runs.parts import hardware, ignore_known_warnings, parts, quieten
 
-    _quieten()
+    quieten()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
     config["choices"] = {}
     accelerator, precision = hardware(
@@ -41,7 +41,7 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
         warnings.catch_warnings(),
         console.status("reading the data") as status,
     ):
-        _ignore_known_warnings()
+        ignore_known_warnings()
         torch.manual_seed(config["seed"])
         data, module, _ = parts(config)
         z = module.student.projector(module.student.backbone(torch.zeros(2, *_shape(data))))

@@ -72,9 +72,9 @@ def _from_run(config: dict[str, Any], protocol: Any) -> tuple[Any, Any, "Setting
     """Student, teacher and references of a run directory or a checkpoint."""
     import lightning
 
-    from pnp.cli.train import parts
     from pnp.evaluation import evaluate
     from pnp.runs import directory
+    from pnp.runs.parts import parts
 
     file = directory.find_checkpoint(config["run"] or config["ckpt"])
     checkpoint = directory.load_checkpoint(file)
@@ -143,8 +143,8 @@ def _load(network: "nn.Module", file: Path) -> None:
 def _setting(config: dict[str, Any], data: Any, views: Any, memory_format: Any) -> "Setting":
     import torch
 
-    from pnp.cli.train import hardware
     from pnp.evaluation import evaluate
+    from pnp.runs.parts import hardware
 
     accelerator, precision = hardware(config["accelerator"], config["precision"])
     device = torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)

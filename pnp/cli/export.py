@@ -108,8 +108,8 @@ def _network(
 ) -> tuple["Encoder", dict[str, Any], str]:
     """The chosen network with the run's own preprocessing, what it is built from, and its name."""
     from pnp.backbones import SMALL_IMAGE
-    from pnp.cli.train import parts
     from pnp.export.encoder import Encoder
+    from pnp.runs.parts import parts
 
     trained = checkpoint["config"]
     data, module, _ = parts(trained)

@@ -3,12 +3,8 @@
 import time
 import warnings
 from collections.abc import Sequence
-from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pnp.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import Callback, Trainer
@@ -62,8 +58,9 @@ def fit(
     from pnp.cpu import keep_freed_memory
     from pnp.distributed import leave_at_exit
     from pnp.runs import directory
+    from pnp.runs.parts import build_trainer, ignore_known_warnings, parts, quieten
 
-    _quieten()
+    quieten()
     keep_freed_memory()
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, initial = parts(config)
@@ -77,7 +74,7 @@ def fit(
         _announce(trainer, module, data, config, folder, step)
         files.write_json(folder / "splits.json", data.split_record())
     with warnings.catch_warnings():
-        _ignore_known_warnings()
+        ignore_known_warnings()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fitted = time.time()
     facts["training_seconds"] = round(fitted - started, 1)
@@ -124,147 +121,6 @@ def finish(
     return metrics
 
 
-def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
-    """Data, LightningModule, and an untrained copy of its backbone, from a plain config."""
-    from pnp.backbones import backbone
-    from pnp.networks import head, projector
-    from pnp.runs.config import build, check_call
-
-    method, objective = dict(config["method"]), dict(config["objective"])
-    data = build(config["data"], "data")
-    views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
-    model = {**config["model"], "in_channels": data.channels, "image_size": data.size}
-    mlp = {**model.pop("projector"), **(method.pop("projector", None) or {})}
-    check_call(backbone, model, "model")
-    net = backbone(**model)
-    check_call(projector, {"dim": net.dim, **mlp}, "model.projector")
-    initial = deepcopy(net)
-    on_top = method.pop("head", None)
-    data.global_batch = objective.pop("global_batch", None)
-    last = method["channels_last"]
-    if last not in (True, False, "auto"):
-        raise UserError(f"method.channels_last={last!r}: choose auto, true or false.")
-    module = build(
-        method,
-        "method",
-        backbone=net,
-        projector=projector(net.dim, **mlp),  # pyright: ignore[reportArgumentType]
-        objective=build(objective, "objective"),
-        views=views,
-        optim=build(config["optim"], "optim"),
-        head=None if on_top is None else head(dim=mlp["out"], **on_top),
-        predicts=on_top is not None and on_top["kind"] == "predictor",
-        micro_batch=data.batch_size if data.global_batch else None,
-        seed=config["seed"],
-        channels_last=last is not False,
-    )
-    return data, module, initial
-
-
-def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
-    """Lightning's Trainer with our loggers and callbacks."""
-    import lightning
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-    from pnp.callbacks.progress import EpochLines, Progress
-    from pnp.runs.config import build, check_call
-
-    options = dict(config["trainer"])
-    check_call(lightning.Trainer, {k: v for k, v in options.items() if v != "auto"}, "trainer")
-    for key, least in (("max_epochs", -1), ("max_steps", -1), ("accumulate_grad_batches", 1)):
-        if options[key] is not None and options[key] < least:
-            raise UserError(f"trainer.{key}={options[key]} must be at least {least}.")
-    options["accelerator"], options["precision"] = hardware(
-        options["accelerator"], options["precision"]
-    )
-    if options.get("sync_batchnorm") == "auto":
-        options["sync_batchnorm"] = options["accelerator"] != "cpu"
-    if options.get("sync_batchnorm") and options["accelerator"] == "cpu":
-        raise UserError(
-            "trainer.sync_batchnorm=true: torch synchronises BatchNorm between GPUs only. On a CPU "
-            "leave it at auto: each process then normalises its own share of the batch."
-        )
-    watchers: list[Any] = []
-    for name, node in (config["callbacks"] or {}).items():
-        extra: dict[str, Any] = {}
-        if name == "checkpoints":
-            extra = {"folder": folder / "checkpoints", "config": config}
-            if config["method"].get("teacher", "ema") != "ema":
-                extra["monitor"] = node["monitor"].replace("teacher", "student")
-        if name == "monitor":
-            extra = {"alarms": folder / "alarms.json"}
-        watchers.append(build(node, f"callbacks.{name}", **extra))
-    from rich.console import Console
-
-    watchers.append(Progress() if Console().is_terminal else EpochLines())
-    quick = bool(options.get("fast_dev_run"))
-    try:
-        return lightning.Trainer(
-            **options,
-            default_root_dir=folder,
-            callbacks=watchers,
-            logger=loggers(config, folder, dummy=quick),
-            log_every_n_steps=1,  # the module decides what is logged when
-            enable_model_summary=False,
-            enable_checkpointing=any(name == "checkpoints" for name in config["callbacks"] or {}),
-            enable_progress_bar=Console().is_terminal,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # our loader shards by itself
-        )
-    except (MisconfigurationException, ValueError) as error:
-        raise UserError(f"trainer: {error}") from error
-
-
-def hardware(accelerator: str, precision: str | int | None) -> tuple[str, Any]:
-    """Resolve `auto`, and refuse a GPU that is not there.
-
-    bf16 autocast is chosen where the hardware multiplies bf16: CUDA GPUs since Ampere, CPUs with
-    AVX512-BF16 or AMX.
-    """
-    import torch
-
-    gpu = torch.cuda.is_available()
-    if accelerator in ("gpu", "cuda") and not gpu:
-        raise UserError(
-            f"trainer.accelerator={accelerator}, but torch {torch.__version__} sees no CUDA GPU. "
-            "Check nvidia-smi and the installed torch build, or use trainer.accelerator=cpu."
-        )
-    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
-        raise UserError(f"trainer.accelerator={accelerator!r} is unknown: choose auto, cpu or gpu.")
-    if accelerator == "auto":
-        accelerator = "gpu" if gpu else "cpu"
-    if precision != "auto":
-        return accelerator, precision
-    if accelerator == "cpu":
-        able = torch.cpu.get_capabilities()
-        fast = able.get("avx512_bf16") or able.get("amx_bf16")
-    else:
-        fast = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    return accelerator, "bf16-mixed" if fast else "32-true"
-
-
-def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> list[Any]:
-    """CSV always, W&B beside it unless `logger=csv`; a sweep's jobs make one W&B group."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from pnp.loggers.csv import CSVLog
-
-    chosen: list[Any] = [CSVLog(folder)]
-    options = dict(config.get("wandb") or {})
-    if options and not dummy:
-        from pnp.loggers.wandb import WandbLog
-        from pnp.runs import directory
-        from pnp.runs.config import check_call
-
-        job = HydraConfig.get() if HydraConfig.initialized() else None
-        if job is not None and job.mode is not None and job.mode.name == "MULTIRUN":
-            options["name"] = options.get("name") or job.job.override_dirname
-            options["group"] = options.get("group") or Path(job.sweep.dir).name
-        check_call(WandbLog, {"folder": folder, **options}, "wandb")
-        chosen.append(WandbLog(folder, {**config, "commit": directory.commit()}, **options))
-    return chosen
-
-
 def _announce(
     trainer: "Trainer",
     module: "SelfSupervised",
@@ -291,26 +147,6 @@ def _announce(
         *([f"resumed at step {step}"] if step else []),
     ]
     Console(soft_wrap=True, highlight=False).print(" · ".join(facts))
-
-
-def _quieten() -> None:
-    """Lightning's banners say what our first line says."""
-    import logging
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # Says which process died, when one did.
-    launcher = "lightning.fabric.strategies.launchers.subprocess_script"
-    logging.getLogger(launcher).setLevel(logging.INFO)
-
-
-def _ignore_known_warnings() -> None:
-    """Notices that do not apply here, each for a reason."""
-    ignore = partial(warnings.filterwarnings, "ignore")
-    ignore(message=".*does not have many workers.*")  # resident data needs none
-    ignore(message=".*exists and is not empty.*")  # resuming is the point
-    ignore(message=".*LeafSpec.*")  # torch's own pytree notice
-    ignore(message=".*sync_dist=True.*")  # all ranks log what rank 0 measured
 
 
 def run(cfg: Any) -> float | None:

@@ -188,7 +188,7 @@ def _trained(
     config: dict[str, Any], folder: Path, stop: int | None, start: Path | None
 ) -> dict[str, Any]:
     """What the run has saved at its end; empty if it was stopped."""
-    from pnp.cli.train import build_trainer, parts
+    from pnp.runs.parts import build_trainer, parts
 
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, _ = parts(config)

@@ -1,0 +1,188 @@
+"""Config to the objects of a run: data, LightningModule, trainer, callbacks, loggers, hardware."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pnp.errors import UserError, choice, whole
+from pnp.runs.config import build, check_call
+
+if TYPE_CHECKING:
+    import torch
+    from lightning import Trainer
+
+    from pnp.data import DataModule
+    from pnp.method import SelfSupervised
+
+
+def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
+    """Data, LightningModule, and an untrained copy of its backbone, from a plain config."""
+    from pnp.backbones import backbone
+    from pnp.networks import head, projector
+
+    method, objective = dict(config["method"]), dict(config["objective"])
+    data = build(config["data"], "data")
+    views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
+    model = {**config["model"], "in_channels": data.channels, "image_size": data.size}
+    mlp = {**model.pop("projector"), **(method.pop("projector", None) or {})}
+    check_call(backbone, model, "model")
+    net = backbone(**model)
+    check_call(projector, {"dim": net.dim, **mlp}, "model.projector")
+    initial = deepcopy(net)
+    on_top = method.pop("head", None)
+    data.global_batch = objective.pop("global_batch", None)
+    last = choice("method.channels_last", method["channels_last"], (True, False, "auto"))
+    module = build(
+        method,
+        "method",
+        backbone=net,
+        projector=projector(net.dim, **mlp),  # pyright: ignore[reportArgumentType]
+        objective=build(objective, "objective"),
+        views=views,
+        optim=build(config["optim"], "optim"),
+        head=None if on_top is None else head(dim=mlp["out"], **on_top),
+        predicts=on_top is not None and on_top["kind"] == "predictor",
+        micro_batch=data.batch_size if data.global_batch else None,
+        seed=config["seed"],
+        channels_last=last is not False,
+    )
+    return data, module, initial
+
+
+def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
+    """Lightning's Trainer with our loggers and callbacks."""
+    import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from rich.console import Console
+
+    from pnp.callbacks.progress import EpochLines, Progress
+
+    options = dict(config["trainer"])
+    check_call(lightning.Trainer, {k: v for k, v in options.items() if v != "auto"}, "trainer")
+    for key, least in (("max_epochs", -1), ("max_steps", -1), ("accumulate_grad_batches", 1)):
+        if options[key] is not None:
+            whole(f"trainer.{key}", options[key], least)
+    options["accelerator"], options["precision"] = hardware(
+        options["accelerator"], options["precision"]
+    )
+    if options.get("sync_batchnorm") == "auto":
+        options["sync_batchnorm"] = options["accelerator"] != "cpu"
+    if options.get("sync_batchnorm") and options["accelerator"] == "cpu":
+        raise UserError(
+            "trainer.sync_batchnorm=true: torch synchronises BatchNorm between GPUs only. On a CPU "
+            "leave it at auto: each process then normalises its own share of the batch."
+        )
+    terminal = Console().is_terminal
+    callbacks = [*_callbacks(config, folder), Progress() if terminal else EpochLines()]
+    quick = bool(options.get("fast_dev_run"))
+    try:
+        return lightning.Trainer(
+            **options,
+            default_root_dir=folder,
+            callbacks=callbacks,
+            logger=loggers(config, folder, dummy=quick),
+            log_every_n_steps=1,  # the module decides what is logged when
+            enable_model_summary=False,
+            enable_checkpointing=any(name == "checkpoints" for name in config["callbacks"] or {}),
+            enable_progress_bar=terminal,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # our loader shards by itself
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _callbacks(config: dict[str, Any], folder: Path) -> list[Any]:
+    callbacks: list[Any] = []
+    for name, node in (config["callbacks"] or {}).items():
+        extra: dict[str, Any] = {}
+        if name == "checkpoints":
+            extra = {"folder": folder / "checkpoints", "config": config}
+            if config["method"].get("teacher", "ema") != "ema":
+                extra["monitor"] = node["monitor"].replace("teacher", "student")
+        if name == "monitor":
+            extra = {"alarms": folder / "alarms.json"}
+        callbacks.append(build(node, f"callbacks.{name}", **extra))
+    return callbacks
+
+
+def hardware(accelerator: str, precision: str | int | None) -> tuple[str, Any]:
+    """Resolve `auto`, and refuse a GPU that is not there.
+
+    bf16 autocast is chosen where the hardware multiplies bf16: CUDA GPUs since Ampere, CPUs with
+    AVX512-BF16 or AMX.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if accelerator in ("gpu", "cuda") and not gpu:
+        raise UserError(
+            f"trainer.accelerator={accelerator}, but torch {torch.__version__} sees no CUDA GPU. "
+            "Check nvidia-smi and the installed torch build, or use trainer.accelerator=cpu."
+        )
+    choice("trainer.accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+    if accelerator == "auto":
+        accelerator = "gpu" if gpu else "cpu"
+    if precision != "auto":
+        return accelerator, precision
+    if accelerator == "cpu":
+        able = torch.cpu.get_capabilities()
+        fast = able.get("avx512_bf16") or able.get("amx_bf16")
+    else:
+        fast = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return accelerator, "bf16-mixed" if fast else "32-true"
+
+
+def placement(
+    accelerator: str, precision: str | int | None
+) -> tuple["torch.device", str, Callable[[], Any]]:
+    """Device, precision and autocast context of work outside a Trainer; see `hardware`."""
+    import torch
+
+    accelerator, precision = hardware(accelerator, precision)
+    device = torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)
+    bf16 = precision == "bf16-mixed"
+    return device, str(precision), partial(torch.autocast, device.type, torch.bfloat16, bf16)
+
+
+def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> list[Any]:
+    """CSV always, W&B beside it unless `logger=csv`; a sweep's jobs make one W&B group."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from pnp.loggers.csv import CSVLog
+
+    chosen: list[Any] = [CSVLog(folder)]
+    options = dict(config.get("wandb") or {})
+    if options and not dummy:
+        from pnp.loggers.wandb import WandbLog
+        from pnp.runs import directory
+
+        job = HydraConfig.get() if HydraConfig.initialized() else None
+        if job is not None and job.mode is not None and job.mode.name == "MULTIRUN":
+            options["name"] = options.get("name") or job.job.override_dirname
+            options["group"] = options.get("group") or Path(job.sweep.dir).name
+        check_call(WandbLog, {"folder": folder, **options}, "wandb")
+        chosen.append(WandbLog(folder, {**config, "commit": directory.commit()}, **options))
+    return chosen
+
+
+def quieten() -> None:
+    """Lightning's banners say what our first line says."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Says which process died, when one did.
+    launcher = "lightning.fabric.strategies.launchers.subprocess_script"
+    logging.getLogger(launcher).setLevel(logging.INFO)
+
+
+def ignore_known_warnings() -> None:
+    """Notices that do not apply here, each for a reason."""
+    ignore = partial(warnings.filterwarnings, "ignore")
+    ignore(message=".*does not have many workers.*")  # resident data needs none
+    ignore(message=".*exists and is not empty.*")  # resuming is the point
+    ignore(message=".*LeafSpec.*")  # torch's own pytree notice
+    ignore(message=".*sync_dist=True.*")  # all ranks log what rank 0 measured
