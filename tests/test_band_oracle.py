@@ -6,6 +6,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq, linprog
 from scipy.special import expit
 
+from pnp.band.concepts import metric_names
 from pnp.band.report import oracle_metrics
 from pnp.errors import UserError
 from pnp.evaluation import (
@@ -122,14 +123,14 @@ def test_ambiguous_mass_outside_the_band_is_bounded_by_the_errors_made(noise):
     y = rng.random(n) < eta
     s = 6 * (eta - 0.5) + rng.normal(size=n) * (0.3 + noise)
     region = ThreeWayThreshold(a, a).fit(s[::2], y[::2]).predict(s[1::2])
-    found = oracle_metrics(region, eta[1::2], a, a)
+    metrics = oracle_metrics(region, eta[1::2], a, a)
     ambiguous = eta[1::2] == 0.5
     erased = np.mean(ambiguous & (region != -1))
-    errors = float(found["err/fp_joint_eta"]) / 0.5 + float(found["err/fn_joint_eta"]) / 0.5
+    errors = float(metrics["err/fp_joint_eta"]) / 0.5 + float(metrics["err/fn_joint_eta"]) / 0.5
     assert erased <= errors + 1e-12
-    assert found["oracle/width"] == pytest.approx(ambiguous.mean() - 4 * a, abs=1e-9)
-    excess = float(found["oracle/extra"]) - float(found["oracle/erased"])
-    assert found["oracle/excess"] == pytest.approx(excess)
+    assert metrics["oracle/width"] == pytest.approx(ambiguous.mean() - 4 * a, abs=1e-9)
+    excess = float(metrics["oracle/extra"]) - float(metrics["oracle/erased"])
+    assert metrics["oracle/excess"] == pytest.approx(excess)
     assert np.mean(region[ambiguous] == -1) >= 1 - errors / ambiguous.mean() - 1e-12
 
 
@@ -181,9 +182,45 @@ def test_concepts_are_read_from_configuration_by_index_or_name():
     assert parsed["coin"] == Concept({4}, None, {1: 0.5}, {2}, "coin")
     assert parsed["Bag"] == one_vs_rest(classes)["Bag"]
     assert list(parse_concepts(None, classes)) == classes
-    with pytest.raises(UserError, match="Did you mean 'Sneaker'"):
+    with pytest.raises(UserError, match="Did you mean Sneaker"):
         parse_concepts({"x": ["sneakers"]}, classes)
-    with pytest.raises(UserError, match="Did you mean 'positive'"):
+    with pytest.raises(UserError, match="Did you mean positive"):
         parse_concepts({"x": {"positives": [1]}}, classes)
     with pytest.raises(UserError, match="index below 5"):
         parse_concepts({"x": [5]}, classes)
+
+
+def test_a_number_that_names_one_class_and_counts_to_another_is_refused():
+    classes = [str(i) for i in range(1, 12)]
+    assert parse_concepts({"two": ["2"]}, classes)["two"].positive == {1}
+    for index, other in ((2, "'3' for the class with index 2"), (11, "the class called 11")):
+        with pytest.raises(UserError, match=f"{index} is ambiguous.*{other}"):
+            parse_concepts({"two": [index]}, classes)
+    with pytest.raises(UserError, match="is ambiguous"):
+        parse_concepts({"coin": {"ambiguous": {2: 0.5}}}, classes)
+    digits = [str(i) for i in range(10)]  # names and indices agree
+    assert parse_concepts({"two": [2]}, digits)["two"].positive == {2}
+
+
+@pytest.mark.parametrize("label", [1.0, True, "1"])
+def test_labels_are_integers_and_names_are_names(label):
+    with pytest.raises(UserError, match="unknown class"):
+        parse_concepts({"x": [label]}, ["cat", "dog"])
+    with pytest.raises(UserError, match="expected an integer"):
+        Concept(positive=iter([label]))
+    assert Concept(positive=iter([1])).positive == {1}
+
+
+def test_names_of_concepts_stay_apart_in_the_keys_of_metrics():
+    classes = ["T-shirt/top", "T-shirt-top", "mean", "dog"]
+    assert metric_names(one_vs_rest(classes)) == ["T-shirt-top", "T-shirt-top-2", "mean-2", "dog"]
+    for config in (
+        {"mean": [0]},
+        {"a/b": [0], "a-b": [1]},
+        {"dog": [0], "one_vs_rest": True},
+        {"T-shirt/top": [0], "one_vs_rest": True},
+        {"lobed": [0]},
+    ):
+        with pytest.raises(UserError, match="this name is taken"):
+            parse_concepts(config, classes, reserved=["lobed"])
+    assert list(parse_concepts({"dog": [0]}, classes)) == ["dog"]

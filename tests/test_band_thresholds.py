@@ -12,6 +12,7 @@ from pnp.evaluation import (
     ThreeWayClassifier,
     ThreeWayThreshold,
     allowed_errors,
+    band_curve,
     closed_form_band,
     min_calibration_size,
 )
@@ -169,6 +170,67 @@ def test_fit_ignores_the_order_of_samples(levels):
         assert vars(one) == vars(two)
 
 
+GOLDEN = [  # method, budget, levels of ties, max_fp: t_lo, t_hi, samples in the band of a curve
+    ("exact", "joint", None, 0.02, 0.373177385686872, 0.5750044697370883, [500, 500, 89, 21, 0]),
+    (
+        *("exact", "class_conditional", None, 0.05),
+        *(0.39130259991577365, 0.5360530822434132, [500, 500, 138, 68, 20]),
+    ),
+    ("crc", "joint", 40, 0.02, 0.4375, 0.5375, [500, 177, 59, 0, 0]),
+    (
+        *("crc", "class_conditional", None, 0.01),
+        *(0.3244521698250583, 0.6585270892294647, [500, 355, 89, 32, 0]),
+    ),
+    (
+        "empirical",
+        "joint",
+        None,
+        0.01,
+        0.39130259991577365,
+        0.5750044697370883,
+        [180, 124, 38, 0, 0],
+    ),
+    ("exact", "joint", None, 0.2, 0.5361771115512933, 0.5361771115512933, [500, 500, 89, 21, 0]),
+    ("empirical", "class_conditional", 40, 0.3, 0.5, 0.5, [193, 177, 98, 40, 0]),
+    ("exact", "joint", None, 0.001, -np.inf, np.inf, [500, 500, 89, 21, 0]),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "levels", "max_fp", "t_lo", "t_hi", "in_band"), GOLDEN
+)
+def test_thresholds_and_curves_equal_those_of_version_0_1_to_the_bit(
+    method, budget, levels, max_fp, t_lo, t_hi, in_band
+):
+    calibration, test = sample(700, 11, levels=levels), sample(500, 12, levels=levels)
+    fit = ThreeWayThreshold(max_fp, max_fp / 2, 0.1, method, budget).fit(*calibration)
+    assert (fit.t_lo_, fit.t_hi_, fit.crossed_) == (t_lo, t_hi, t_lo == t_hi)
+    curve = band_curve(
+        *test,
+        *([0.001, 0.004, 0.02, 0.05, 0.1], 0.5, method),
+        budget=budget,
+        calib_scores=calibration[0],
+        calib_y=calibration[1],
+    )
+    assert (curve["width"] * 500).round().tolist() == in_band
+
+
+@pytest.mark.parametrize("budget", ["joint", "class_conditional"])
+@pytest.mark.parametrize("method", ["exact", "crc", "empirical"])
+def test_a_curve_equals_a_loop_of_fits(method, budget):
+    crossed = 0
+    for seed, levels in [(0, None), (1, 60), (2, 5)]:
+        (s, y), (new, _) = sample(400, seed, levels=levels), sample(300, seed + 9, levels=levels)
+        grid = np.geomspace(0.002, 0.7, 15)
+        curve = band_curve(
+            *(new, y[:300], grid, 0.7, method), budget=budget, calib_scores=s, calib_y=y
+        )
+        fits = [ThreeWayThreshold(a, 0.7 * a, 0.1, method, budget).fit(s, y) for a in grid]
+        assert curve["width"].tolist() == [np.mean(f.predict(new) == -1) for f in fits]
+        crossed += sum(f.crossed_ for f in fits)
+    assert crossed
+
+
 def test_swapping_the_classes_mirrors_the_regions():
     s, y = sample(900, 5)
     one = ThreeWayThreshold(0.01, 0.03).fit(s, y).predict(s)
@@ -281,22 +343,36 @@ def test_a_joint_budget_above_the_prevalence_is_named_trivial():
         ([0.0, 1.0], [0, 1], {"max_fp": 0.0}, "max_fp=0"),
         ([0.0, 1.0], [0, 1], {"max_fn": 1.0}, "max_fn=1"),
         ([0.0, 1.0], [0, 1], {"delta": 1.5}, "delta=1.5"),
-        ([0.0, 1.0], [0, 1], {"abstain_value": 1}, "abstain_value=1"),
+        *(
+            ([0.0, 1.0], [0, 1], {"abstain_value": v}, f"abstain_value={v!r}, expected an int8")
+            for v in (1, 0, 128, None, "x", 2.5, True)
+        ),
     ],
 )
 def test_bad_input_is_a_user_error_that_names_it(scores, y, params, message):
-    threshold = ThreeWayThreshold(**{"max_fp": 0.01, "max_fn": 0.01, **params})
+    threshold = ThreeWayThreshold(0.01, 0.01).set_params(**params)
     with pytest.raises(UserError, match=message):
         threshold.fit(np.array(scores), np.array(y))
+
+
+def test_masked_values_are_refused_and_an_unmasked_array_is_welcome():
+    s, y = sample(500)
+    fit = ThreeWayThreshold(0.05, 0.05).fit(np.ma.array(s), y)
+    assert fit.t_hi_ == ThreeWayThreshold(0.05, 0.05).fit(s, y).t_hi_
+    for scores, labels in ((np.ma.array(s, mask=s > 0.9), y), (s, np.ma.array(y, mask=s > 0.9))):
+        with pytest.raises(UserError, match="values are masked"):
+            fit.fit(scores, labels)
+    with pytest.raises(UserError, match="values are masked"):
+        fit.predict(np.ma.array(s, mask=s > 0.9))
 
 
 def test_predict_refuses_nan_and_an_unknown_method_is_named():
     fit = ThreeWayThreshold(0.05, 0.05).fit(*sample(500))
     with pytest.raises(UserError, match="first at index 1"):
         fit.predict(np.array([0.1, np.nan]))
-    with pytest.raises(UserError, match="'exact', 'crc', 'empirical'"):
+    with pytest.raises(UserError, match="choose from exact, crc, empirical"):
         ThreeWayThreshold(0.05, 0.05).set_params(method="hoeffding").fit(*sample(500))
-    with pytest.raises(UserError, match="'joint', 'class_conditional'"):
+    with pytest.raises(UserError, match="choose from joint, class_conditional"):
         ThreeWayThreshold(0.05, 0.05).set_params(budget="marginal").fit(*sample(500))
 
 

@@ -7,8 +7,9 @@ scikit-learn only.
 
 from pnp.band.classifier import ThreeWayClassifier
 from pnp.band.concepts import Concept, one_vs_rest, parse_concepts
+from pnp.band.curves import BandCurve, band_curve
 from pnp.band.oracle import closed_form_band, oracle_band
-from pnp.band.report import BandCurve, BandReport, band_curve, band_report
+from pnp.band.report import BandReport, band_report
 from pnp.band.scores import auroc, clopper_pearson, risk_coverage, score_metrics
 from pnp.band.thresholds import ThreeWayThreshold, allowed_errors, min_calibration_size
 

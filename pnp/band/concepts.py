@@ -1,6 +1,6 @@
-"""Concepts: which class labels are P, which are not-P, and which are a coin flip between them."""
+"""Concepts: class labels that are P, that are not-P, and that are a coin flip between them."""
 
-import difflib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8
 from numpy.typing import ArrayLike
 
-from pnp.band.inputs import as_vector
-from pnp.errors import UserError
+from pnp.band.inputs import as_vector, is_integer
+from pnp.errors import UserError, near, number
 
 _KEYS = ("positive", "negative", "ambiguous", "ignore")
+_MEAN = "mean"  # stands for all concepts in the keys of metrics
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class Concept:
         ambiguous: class label -> eta: P with probability eta, a coin flip per sample. Gives any
             labelled dataset a known irreducible band.
         ignore: class labels to leave out.
-        name: what reports call it.
+        name: heading in reports.
 
     Raises:
-        UserError: if a label is in two sets, an eta is outside [0, 1], or nothing can be P.
+        UserError: if a label is no integer or in two sets, an eta is outside [0, 1], or nothing can
+            be P.
 
     Example:
         >>> concept = Concept(positive={5, 7}, ambiguous={6: 0.5}, ignore={0})
@@ -45,27 +47,29 @@ class Concept:
 
     def __post_init__(self) -> None:
         """Freeze the sets and check that they are disjoint."""
-        where: dict[int, str] = {}
+        home: dict[int, str] = {}
         for key in _KEYS:
-            labels = getattr(self, key)
-            if labels is None:
+            if getattr(self, key) is None:
                 continue
+            labels = list(getattr(self, key))
             for label in labels:
-                if int(label) in where:
+                if not is_integer(label):
                     raise UserError(
-                        f"concept {self.name!r}: label {label} is both {where[int(label)]} and "
+                        f"concept {self.name!r}: {key} label {label!r}, expected an integer class "
+                        "label."
+                    )
+                if int(label) in home:
+                    raise UserError(
+                        f"concept {self.name!r}: label {label} is both {home[int(label)]} and "
                         f"{key}. Name each label once."
                     )
-                where[int(label)] = key
+                home[int(label)] = key
             if key != "ambiguous":
                 object.__setattr__(self, key, frozenset(int(label) for label in labels))
         for label, eta in self.ambiguous.items():
-            if not 0 <= eta <= 1:
-                raise UserError(
-                    f"concept {self.name!r}: ambiguous label {label} has eta={eta}, expected the "
-                    "probability of P in [0, 1]."
-                )
-        if not ({"positive", "ambiguous"} & set(where.values())):
+            plain = float(eta) if isinstance(eta, np.number) else eta
+            number(f"concept {self.name!r}: eta of ambiguous label {label}", plain, 0, 1)
+        if not ({"positive", "ambiguous"} & set(home.values())):
             raise UserError(f"concept {self.name!r}: no label is P. Name one under `positive`.")
 
     def assign(
@@ -79,10 +83,10 @@ class Concept:
         Raises:
             UserError: if a label is not an integer, or is in no set although `negative` is given.
         """
-        read = as_vector(labels, "labels")
-        if (read != np.round(read)).any():
+        values = as_vector(labels, "labels")
+        if (values != np.round(values)).any():
             raise UserError("labels: expected integers, one class label per sample.")
-        flat = read.astype(np.int64)
+        flat = values.astype(np.int64)
         eta = np.full(flat.size, np.nan if self.negative is not None else 0.0)
         if self.negative is not None:
             eta[np.isin(flat, list(self.negative))] = 0.0
@@ -112,17 +116,40 @@ def one_vs_rest(classes: Sequence[str]) -> dict[str, Concept]:
     return {name: Concept(positive={i}, name=name) for i, name in enumerate(classes)}
 
 
+def metric_names(concepts: Iterable[str]) -> list[str]:
+    """Names of concepts inside a metric's key, all different and free of its separator "/".
+
+    A name that is taken, as "mean" always is, gets the first free number.
+
+    Example:
+        >>> metric_names(["T-shirt/top", "T-shirt-top", "mean"])
+        ['T-shirt-top', 'T-shirt-top-2', 'mean-2']
+    """
+    taken = [_MEAN]
+    for concept in concepts:
+        name = concept.replace("/", "-")
+        numbered = (f"{name}-{i}" for i in itertools.count(2))
+        taken.append(next(n for n in itertools.chain([name], numbered) if n not in taken))
+    return taken[1:]
+
+
 def parse_concepts(
-    config: Mapping[Any, Any] | str | None, classes: Sequence[str]
+    config: Mapping[Any, Any] | str | None, classes: Sequence[str], reserved: Sequence[str] = ()
 ) -> dict[str, Concept]:
     """Read the `concepts` section of a configuration; classes go by index or by name.
 
     Each entry is `name: [classes]` or `name: {positive: [...], negative: [...], ambiguous: {class:
-    eta}, ignore: [...]}`. The entry `one_vs_rest: true` adds every class against the rest; so does
-    the whole section being `one_vs_rest` or empty.
+    eta}, ignore: [...]}`; text is a class name, an integer an index. The entry `one_vs_rest: true`
+    adds every class against the rest; so does the whole section being `one_vs_rest` or empty.
+
+    Args:
+        config: the section.
+        classes: names of the classes, in the order of their indices.
+        reserved: names of other concepts of the same data set.
 
     Raises:
-        UserError: if a class or a key is unknown (names the nearest one), or as in `Concept`.
+        UserError: if a class or a key is unknown (names the nearest one), an integer is the name of
+            one class and the index of another, a concept's name is taken, or as in `Concept`.
 
     Example:
         >>> parse_concepts({"pet": ["cat", 1]}, ["cat", "dog", "car"])["pet"].positive
@@ -132,28 +159,40 @@ def parse_concepts(
         return one_vs_rest(classes)
     if isinstance(config, str):
         raise UserError(f"concepts={config!r}, expected 'one_vs_rest' or a mapping of names.")
+    named = {str(key): entry for key, entry in config.items()}
+    with_classes = bool(named.pop("one_vs_rest", False))
+    taken = [_MEAN, *reserved, *(classes if with_classes else ())]
     concepts: dict[str, Concept] = {}
-    for key, entry in config.items():
-        name = str(key)
-        if name == "one_vs_rest":
-            concepts |= one_vs_rest(classes) if entry else {}
-            continue
-        parts: Mapping[Any, Any] = (
-            cast(Mapping[Any, Any], entry) if isinstance(entry, Mapping) else {"positive": entry}
-        )
-        for part in parts:
-            if part not in _KEYS:
-                raise UserError(f"concepts.{name}: unknown key {part!r}.{_nearest(part, _KEYS)}")
-        ambiguous = cast(Mapping[Any, Any], parts.get("ambiguous") or {})
-        negative = parts.get("negative")
-        concepts[name] = Concept(
-            positive=_labels(parts.get("positive"), classes, name),
-            negative=None if negative is None else _labels(negative, classes, name),
-            ambiguous={_label(k, classes, name): float(v) for k, v in ambiguous.items()},
-            ignore=_labels(parts.get("ignore"), classes, name),
-            name=name,
-        )
-    return concepts
+    for name, entry in named.items():
+        if name.replace("/", "-") in [other.replace("/", "-") for other in taken]:
+            raise UserError(
+                f"concepts.{name}: this name is taken ('/' and '-' count as equal); taken are "
+                f"{', '.join(taken)}. Choose another name."
+            )
+        taken.append(name)
+        concepts[name] = _concept(name, entry, classes)
+    return concepts | (one_vs_rest(classes) if with_classes else {})
+
+
+def _concept(name: str, entry: Any, classes: Sequence[str]) -> Concept:
+    parts: Mapping[Any, Any] = (
+        cast(Mapping[Any, Any], entry) if isinstance(entry, Mapping) else {"positive": entry}
+    )
+    for part in parts:
+        if part not in _KEYS:
+            raise UserError(
+                f"concepts.{name}: unknown key {part!r}, expected one of {', '.join(_KEYS)}."
+                f"{near(part, _KEYS)}"
+            )
+    ambiguous = cast(Mapping[Any, Any], parts.get("ambiguous") or {})
+    negative = parts.get("negative")
+    return Concept(
+        positive=_labels(parts.get("positive"), classes, name),
+        negative=None if negative is None else _labels(negative, classes, name),
+        ambiguous={_label(k, classes, name): v for k, v in ambiguous.items()},
+        ignore=_labels(parts.get("ignore"), classes, name),
+        name=name,
+    )
 
 
 def _labels(entry: Any, classes: Sequence[str], concept: str) -> list[int]:
@@ -165,21 +204,22 @@ def _labels(entry: Any, classes: Sequence[str], concept: str) -> list[int]:
 
 
 def _label(entry: Any, classes: Sequence[str], concept: str) -> int:
-    if isinstance(entry, str) and entry in classes:
-        return list(classes).index(entry)
-    try:
-        index = int(entry)
-    except (TypeError, ValueError):
-        index = -1
-    if 0 <= index < len(classes):
-        return index
+    names = list(classes)
+    if isinstance(entry, str) and entry in names:
+        return names.index(entry)
+    if is_integer(entry):
+        index, name = int(entry), str(entry)
+        inside = 0 <= index < len(names)
+        if name in names and names.index(name) != index:
+            other = f", {names[index]!r} for the class with index {index}" if inside else ""
+            raise UserError(
+                f"concepts.{concept}: {index} is ambiguous: it is the name of the class with index "
+                f"{names.index(name)}, and could be an index itself. Write names in quotes: "
+                f"{name!r} for the class called {name}{other}."
+            )
+        if inside:
+            return index
     raise UserError(
         f"concepts.{concept}: unknown class {entry!r}, expected a name or an index below "
-        f"{len(classes)}.{_nearest(entry, classes)}"
+        f"{len(names)}.{near(entry, names) or ' Names: ' + ', '.join(names) + '.'}"
     )
-
-
-def _nearest(entry: Any, known: Sequence[str]) -> str:
-    by_lower = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(str(entry).lower(), by_lower, n=1)
-    return f" Did you mean {by_lower[close[0]]!r}?" if close else f" Known: {', '.join(known)}."

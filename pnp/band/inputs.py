@@ -1,23 +1,76 @@
-"""Reading scores, labels, posteriors and budgets: one clear message for each way to be wrong."""
+"""Scores, labels, posteriors and budgets, validated once where they come in."""
 
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeGuard
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
-from pnp.errors import UserError
+from pnp.errors import UserError, number
 
 Method = Literal["exact", "crc", "empirical"]
 Budget = Literal["joint", "class_conditional"]
+METHODS: tuple[Method, ...] = ("exact", "crc", "empirical")
+BUDGETS: tuple[Budget, ...] = ("joint", "class_conditional")
+
+
+@dataclass(frozen=True)
+class LabelledScores:
+    """Valid scores of both classes, each order sorted on first use and kept.
+
+    `values` holds the scores, shape (n,); `positive`, shape (n,), is True for label 1.
+    """
+
+    values: Float64[np.ndarray, " n"]
+    positive: Bool[np.ndarray, " n"]
+
+    @cached_property
+    def ordered(self) -> Float64[np.ndarray, " n"]:
+        """All scores, ascending."""
+        return np.sort(self.values)
+
+    @cached_property
+    def negatives(self) -> Float64[np.ndarray, " m"]:
+        """Scores of label 0, ascending."""
+        return np.sort(self.values[~self.positive])
+
+    @cached_property
+    def positives(self) -> Float64[np.ndarray, " m"]:
+        """Scores of label 1, ascending."""
+        return np.sort(self.values[self.positive])
+
+    @property
+    def tied_share(self) -> float:
+        """Share of samples that have exactly the score of another sample."""
+        same = np.concatenate([[False], self.ordered[1:] == self.ordered[:-1], [False]])
+        return float(np.mean(same[1:] | same[:-1]))
+
+
+def labelled_scores(
+    scores: ArrayLike, y: ArrayLike, scores_name: str = "scores", y_name: str = "y"
+) -> LabelledScores:
+    """Read scores (n,) and labels 0/1 (n,) that hold both classes.
+
+    Raises:
+        UserError: as `as_vector` and `as_labels`.
+    """
+    values = as_vector(scores, scores_name)
+    return LabelledScores(values, as_labels(y, values.size, y_name, need_both=True))
 
 
 def as_vector(values: ArrayLike, name: str) -> Float64[np.ndarray, " n"]:
     """Read `values` as a non-empty, finite vector of shape (n,) in float64.
 
     Raises:
-        UserError: if it is no array of numbers, not 1-D, empty, or holds NaN or infinity.
+        UserError: if it is no array of numbers, not 1-D, empty, masked, or holds NaN or infinity.
     """
+    if np.ma.is_masked(values):
+        raise UserError(
+            f"{name}: some values are masked, expected a number for every sample. Drop the masked "
+            "samples from all arrays first."
+        )
     try:
         vector = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -51,16 +104,18 @@ def as_labels(
     """
     vector = as_vector(labels, name)
     check_length(vector, n, name)
-    seen = np.unique(vector)
-    if not np.isin(seen, (0.0, 1.0)).all():
+    values = np.unique(vector)
+    if not np.isin(values, (0.0, 1.0)).all():
         raise UserError(
-            f"{name}: labels {seen[:8].tolist()}{' ...' if seen.size > 8 else ''}, expected only 0 "
-            "and 1. Map class labels to a concept with pnp.evaluation.Concept(...).assign(labels)."
+            f"{name}: labels {values[:8].tolist()}{' ...' if values.size > 8 else ''}, expected "
+            "only 0 and 1. Map class labels to a concept with "
+            "pnp.evaluation.Concept(...).assign(labels)."
         )
-    if need_both and seen.size == 1:
+    if need_both and values.size == 1:
         raise UserError(
-            f"{name}: every label is {int(seen[0])}, expected both 0 and 1: without one class its "
-            "errors cannot be measured. Add samples of the missing class or choose another split."
+            f"{name}: every label is {int(values[0])}, expected both 0 and 1: without one class "
+            "its errors cannot be measured. Add samples of the missing class or choose another "
+            "split."
         )
     return vector == 1.0
 
@@ -88,31 +143,12 @@ def check_length(vector: np.ndarray, n: int, name: str) -> None:
         raise UserError(f"{name}: {len(vector)} values for {n} samples. Pass one per sample.")
 
 
-def check_fraction(value: float, name: str) -> float:
+def fraction(value: float, name: str) -> float:
     """Return `value` as a float in the open interval (0, 1), or raise UserError."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}={value!r}, expected a number between 0 and 1.") from error
-    if not 0.0 < number < 1.0:
-        raise UserError(
-            f"{name}={number:g}, expected a number strictly between 0 and 1, such as 0.01 for 1 %."
-        )
-    return number
+    plain = float(value) if isinstance(value, np.number) else value
+    return number(name, plain, 0, 1, open_low=True, open_high=True)
 
 
-def check_choice(value: str, choices: tuple[str, ...], name: str) -> None:
-    """Raise UserError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise UserError(f"{name}={value!r}, expected one of {', '.join(map(repr, choices))}.")
-
-
-def share(mask: Bool[np.ndarray, " n"]) -> float:
-    """Share of True."""
-    return int(np.count_nonzero(mask)) / mask.size
-
-
-def tied_share(scores: Float64[np.ndarray, " n"]) -> float:
-    """Share of samples that have exactly the score of another sample."""
-    counts = np.unique(scores, return_counts=True)[1]
-    return float(counts[counts > 1].sum() / scores.size)
+def is_integer(value: object) -> TypeGuard[int]:
+    """True for an integer of Python or numpy; a bool is none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

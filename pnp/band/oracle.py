@@ -1,18 +1,20 @@
 """The irreducible band: the least abstention that any decision rule needs when eta is known."""
 
 import math
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 
-from pnp.band.inputs import as_posterior, as_vector, check_fraction, check_length
+from pnp.band.inputs import Budget, as_posterior, as_vector, check_length, fraction
 from pnp.errors import UserError
+
+_EMPTY = 1e-12  # a band that rounding alone leaves
 
 
 class ClosedFormBand(TypedDict):
-    """Width of the irreducible band, its thresholds on eta, and whether the band is empty."""
+    """Width of the irreducible band and its thresholds on eta; `crossed`: the band is empty."""
 
     band: float
     t_lo: float
@@ -50,25 +52,38 @@ def oracle_band(eta: ArrayLike, a: float, b: float, w: ArrayLike | None = None) 
         (0.1, [0.0, 0.2, 0.2, 0.0])
     """
     e = as_posterior(eta)
-    a, b = check_fraction(a, "a"), check_fraction(b, "b")
+    a, b = fraction(a, "a"), fraction(b, "b")
     weight = np.ones(e.size) if w is None else as_vector(w, "w")
     check_length(weight, e.size, "w")
     if weight.min() < 0 or weight.sum() <= 0:
         raise UserError("w: expected weights of at least 0 with a positive sum.")
-    values, index = np.unique(e, return_inverse=True)
-    mass = np.bincount(index, weights=weight / weight.sum(), minlength=values.size)
-    in_p = _fill((mass * (1 - values))[::-1], a)[::-1]
-    in_n = _fill(mass * values, b)
-    band = 1.0 - float(mass @ in_p) - float(mass @ in_n)
-    crossed = band <= 1e-12
-    membership = np.zeros(e.size) if crossed else np.clip(1 - in_p - in_n, 0, 1)[index]
-    return {
-        "band": 0.0 if crossed else band,
-        "t_lo": float(values[min(np.count_nonzero(in_n == 1), values.size - 1)]),
-        "t_hi": float(values[max(values.size - 1 - np.count_nonzero(in_p == 1), 0)]),
-        "crossed": crossed,
-        "membership": membership,
-    }
+    return _oracle(_distinct(e, weight), a, b)
+
+
+def oracle_of(
+    eta: Float64[np.ndarray, " n"], max_fp: float, max_fn: float, budget: Budget
+) -> OracleBand:
+    """`oracle_band` of valid arguments, for budgets of either kind.
+
+    Raises:
+        UserError: if budgets are class-conditional and eta is 0 or 1 throughout.
+    """
+    share_fp, share_fn = _shares(eta, budget)
+    return _oracle(_distinct(eta, np.ones(eta.size)), max_fp * share_fp, max_fn * share_fn)
+
+
+def oracle_widths(
+    eta: Float64[np.ndarray, " n"],
+    max_fp: Float64[np.ndarray, " l"],
+    max_fn: Float64[np.ndarray, " l"],
+    budget: Budget,
+) -> Float64[np.ndarray, " l"]:
+    """Width of the irreducible band for each pair of budgets, as `oracle_of`, from one sort."""
+    share_fp, share_fn = _shares(eta, budget)
+    items = _distinct(eta, np.ones(eta.size))
+    pairs = zip((max_fp * share_fp).tolist(), (max_fn * share_fn).tolist(), strict=True)
+    bands = np.array([_knapsacks(items, a, b)[0] for a, b in pairs])
+    return np.where(bands <= _EMPTY, 0.0, bands)
 
 
 def closed_form_band(k: float, c: float, a: float, b: float) -> ClosedFormBand:
@@ -85,7 +100,7 @@ def closed_form_band(k: float, c: float, a: float, b: float) -> ClosedFormBand:
         >>> round(closed_form_band(k=20, c=0.5, a=0.01, b=0.01)["band"], 5)
         0.15075
     """
-    a, b = check_fraction(a, "a"), check_fraction(b, "b")
+    a, b = fraction(a, "a"), fraction(b, "b")
     if not (math.isfinite(k) and k > 0 and math.isfinite(c)):
         raise UserError(f"k={k}, c={c}: expected a finite slope k > 0 and a finite centre c.")
     log_hi = -k * a - float(np.logaddexp(0, -k * (1 - c)))
@@ -99,6 +114,50 @@ def closed_form_band(k: float, c: float, a: float, b: float) -> ClosedFormBand:
         "t_hi": math.exp(log_hi),
         "crossed": band == 0.0,
     }
+
+
+class _Items(NamedTuple):
+    """Distinct eta, ascending, of total mass 1; `item` holds the one of each sample."""
+
+    eta: Float64[np.ndarray, " m"]
+    mass: Float64[np.ndarray, " m"]
+    item: Int64[np.ndarray, " n"]
+
+
+def _distinct(eta: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"]) -> _Items:
+    values, index = np.unique(eta, return_inverse=True)
+    mass = np.bincount(index, weights=weight / weight.sum(), minlength=values.size)
+    return _Items(values, mass, index)
+
+
+def _shares(eta: Float64[np.ndarray, " n"], budget: Budget) -> tuple[float, float]:
+    """Factors that turn budgets of either kind into joint ones."""
+    if budget == "joint":
+        return 1.0, 1.0
+    prior = fraction(float(eta.mean()), "mean of eta")
+    return 1 - prior, prior
+
+
+def _oracle(items: _Items, a: float, b: float) -> OracleBand:
+    band, in_p, in_n = _knapsacks(items, a, b)
+    values, crossed = items.eta, band <= _EMPTY
+    inside = np.zeros(values.size) if crossed else np.clip(1 - in_p - in_n, 0, 1)
+    return {
+        "band": 0.0 if crossed else band,
+        "t_lo": float(values[min(np.count_nonzero(in_n == 1), values.size - 1)]),
+        "t_hi": float(values[max(values.size - 1 - np.count_nonzero(in_p == 1), 0)]),
+        "crossed": crossed,
+        "membership": inside[items.item],
+    }
+
+
+def _knapsacks(
+    items: _Items, a: float, b: float
+) -> tuple[float, Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
+    """Mass in neither knapsack, and the share of each item in P and in not-P."""
+    in_p = _fill((items.mass * (1 - items.eta))[::-1], a)[::-1]
+    in_n = _fill(items.mass * items.eta, b)
+    return 1.0 - float(items.mass @ in_p) - float(items.mass @ in_n), in_p, in_n
 
 
 def _fill(cost: Float64[np.ndarray, " m"], budget: float) -> Float64[np.ndarray, " m"]:

@@ -1,41 +1,27 @@
-"""What a score's band is worth: its curve over budgets, and the report of one concept."""
+"""The report of one concept: width, errors, curves and alarms."""
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int8
 from numpy.typing import ArrayLike
 
+from pnp.band.curves import LEVELS, BandCurve, curve, curve_budgets, curve_cuts
 from pnp.band.inputs import (
     Budget,
+    LabelledScores,
     Method,
-    as_labels,
     as_posterior,
     as_vector,
-    check_fraction,
     check_length,
-    share,
-    tied_share,
+    labelled_scores,
 )
-from pnp.band.oracle import OracleBand, oracle_band
-from pnp.band.scores import clopper_pearson, score_metrics
+from pnp.band.oracle import oracle_of, oracle_widths
+from pnp.band.scores import clopper_pearson, metrics_of
 from pnp.band.thresholds import ThreeWayThreshold
-from pnp.errors import UserError
 
-LEVELS = np.geomspace(1e-3, 1e-1, 21)  # allowed errors, 10 per decade
-LEVELS.flags.writeable = False
-_NO_LIMIT = 0.999  # where a ratio would carry the other budget past 1
 Metrics = dict[str, float | bool | str]
-
-
-class BandCurve(TypedDict):
-    """`width` of shape (l,) at `level` of shape (l,), and its mean over that grid."""
-
-    level: Float64[np.ndarray, " l"]
-    width: Float64[np.ndarray, " l"]
-    mean: float
 
 
 @dataclass(frozen=True)
@@ -49,46 +35,6 @@ class BandReport:
     alarms: list[str]
     threshold: ThreeWayThreshold
     curves: dict[str, BandCurve]
-
-
-def band_curve(
-    scores: ArrayLike,
-    y: ArrayLike,
-    levels: ArrayLike = LEVELS,
-    fn_ratio: float = 1.0,
-    method: Method = "empirical",
-    *,
-    delta: float = 0.1,
-    budget: Budget = "joint",
-    calib_scores: ArrayLike | None = None,
-    calib_y: ArrayLike | None = None,
-) -> BandCurve:
-    """Width of the band on `scores` for each budget: max_fp = level, max_fn = level * fn_ratio.
-
-    By default thresholds and width come from the same samples (plug-in: the least noisy way to rank
-    representations, without guarantee). For a certified curve pass calibration samples and
-    `method="exact"`; each point then holds with probability 1 - delta, not all of them at once.
-    `mean` is the plain mean over `levels`, hence over log-budgets if they are evenly spaced in log.
-
-    Raises:
-        UserError: as `ThreeWayThreshold.fit`, or if only one of the calibration arrays is given.
-
-    Example:
-        >>> curve = band_curve([-2.0, -1.0, 1.0, 2.0], [0, 1, 0, 1], levels=[0.1, 0.3])
-        >>> curve["width"].tolist()
-        [0.5, 0.0]
-    """
-    if (calib_scores is None) != (calib_y is None):
-        raise UserError("band_curve: pass both calib_scores and calib_y, or neither.")
-    s, grid = as_vector(scores, "scores"), as_vector(levels, "levels")
-    fit_s, fit_y = (s, y) if calib_scores is None or calib_y is None else (calib_scores, calib_y)
-    width = np.empty(grid.size)
-    for i, level in enumerate(grid.tolist()):
-        threshold = ThreeWayThreshold(
-            level, min(level * fn_ratio, _NO_LIMIT), delta, method, budget
-        )
-        width[i] = share(threshold.fit(fit_s, fit_y).predict(s) == -1)
-    return {"level": grid, "width": width, "mean": float(width.mean())}
 
 
 def band_report(
@@ -132,45 +78,45 @@ def band_report(
     Raises:
         UserError: as `ThreeWayThreshold.fit`, for either split, or if eta is outside [0, 1].
     """
-    cs, ts = as_vector(calib_scores, "calib_scores"), as_vector(test_scores, "test_scores")
-    cy = as_labels(calib_y, cs.size, "calib_y", need_both=True)
-    ty = as_labels(test_y, ts.size, "test_y", need_both=True)
-    threshold = ThreeWayThreshold(max_fp, max_fn, delta, method, budget).fit(cs, cy)
-    region = threshold.predict(ts)
-    pooled_s, pooled_y = np.concatenate([cs, ts]), np.concatenate([cy, ty])
-    plugin = ThreeWayThreshold(max_fp, max_fn, delta, "empirical", budget).fit(pooled_s, pooled_y)
-    ratio = max_fn / max_fp
-    grid = as_vector(levels, "levels")
-    curves = {
-        "plugin": band_curve(pooled_s, pooled_y, grid, ratio, delta=delta, budget=budget),
-        "certified": band_curve(
-            ts, ty, grid, ratio, method, delta=delta, budget=budget, calib_scores=cs, calib_y=cy
-        ),
+    calibration = labelled_scores(calib_scores, calib_y, "calib_scores", "calib_y")
+    test = labelled_scores(test_scores, test_y, "test_scores", "test_y")
+    pooled = LabelledScores(
+        np.concatenate([calibration.values, test.values]),
+        np.concatenate([calibration.positive, test.positive]),
+    )
+    y = test.positive
+    threshold = ThreeWayThreshold(max_fp, max_fn, delta, method, budget).calibrate(calibration)
+    region = threshold.fitted_cuts.regions(test.values)[0]
+    both = np.array([max_fp]), np.array([max_fn])
+    plugin = curve_cuts(pooled, *both, delta, "empirical", budget)
+    fp, fn = curve_budgets(as_vector(levels, "levels"), max_fn / max_fp)
+    widths = {
+        "plugin": curve_cuts(pooled, fp, fn, delta, "empirical", budget).widths(pooled.ordered),
+        "certified": curve_cuts(calibration, fp, fn, delta, method, budget).widths(test.ordered),
     }
     metrics: Metrics = {
-        **_width_metrics(region, ty, delta),
-        "band/plugin": share(plugin.predict(pooled_s) == -1),
-        "band/curve_mean": curves["plugin"]["mean"],
-        "band/curve_mean_certified": curves["certified"]["mean"],
-        **error_metrics(region, ty, threshold),
-        **score_metrics(ts, ty),
+        **_width_metrics(region, y, delta),
+        "band/plugin": float(plugin.widths(pooled.ordered)[0]),
+        "band/curve_mean": float(widths["plugin"].mean()),
+        "band/curve_mean_certified": float(widths["certified"].mean()),
+        **error_metrics(region, y, threshold),
+        **metrics_of(test),
         **threshold_metrics(threshold),
-        "data/n_test": float(ts.size),
-        "data/pi1": share(ty),
-        "data/tied": tied_share(ts),
+        "data/n_test": float(y.size),
+        "data/pi1": float(y.mean()),
+        "data/tied": test.tied_share,
     }
     if test_classes is not None:
         classes = as_vector(test_classes, "test_classes")
-        check_length(classes, ts.size, "test_classes")
+        check_length(classes, y.size, "test_classes")
         for c in np.unique(classes).tolist():
-            metrics[f"band/class/{c:g}"] = share(region[classes == c] == -1)
+            metrics[f"band/class/{c:g}"] = float((region[classes == c] == -1).mean())
     if test_eta is not None:
-        eta = as_posterior(test_eta, ts.size)
+        eta = as_posterior(test_eta, y.size)
         metrics |= oracle_metrics(region, eta, max_fp, max_fn, budget)
-        widths = [_oracle(eta, a, min(a * ratio, _NO_LIMIT), budget)["band"] for a in grid.tolist()]
-        width = np.asarray(widths, np.float64)
-        curves["oracle"] = {"level": grid, "width": width, "mean": float(width.mean())}
-    alarms = [*threshold.warnings_, *_alarms(metrics, region, ty, ts, threshold)]
+        widths["oracle"] = oracle_widths(eta, fp, fn, budget)
+    alarms = [*threshold.warnings_, *_alarms(metrics, region, test, threshold)]
+    curves = {name: curve(fp, width) for name, width in widths.items()}
     return BandReport(metrics, alarms, threshold, curves)
 
 
@@ -201,9 +147,9 @@ def oracle_metrics(
     budget: Budget = "joint",
 ) -> Metrics:
     """The band of `region` beside the irreducible one of the same samples, for known eta."""
-    oracle = _oracle(eta, max_fp, max_fn, budget)
+    oracle = oracle_of(eta, max_fp, max_fn, budget)
     inside, ideal = region == -1, oracle["membership"]
-    width, best = share(inside), oracle["band"]
+    width, best = float(inside.mean()), oracle["band"]
     both = float(ideal @ inside) / inside.size
     return {
         "err/fp_joint_eta": float((1 - eta) @ (region == 1)) / eta.size,
@@ -253,48 +199,37 @@ def _width_metrics(
         "band/width": size / inside.size,
         "band/width_lo": low,
         "band/width_hi": high,
-        "band/pos_rate": share(y[inside]) if size else math.nan,
+        "band/pos_rate": float(y[inside].mean()) if size else math.nan,
     }
-
-
-def _oracle(
-    eta: Float64[np.ndarray, " n"], max_fp: float, max_fn: float, budget: Budget
-) -> OracleBand:
-    if budget == "joint":
-        return oracle_band(eta, max_fp, max_fn)
-    prior = float(eta.mean())
-    check_fraction(prior, "mean of eta")
-    return oracle_band(eta, max_fp * (1 - prior), max_fn * prior)
 
 
 def _alarms(
     metrics: Metrics,
     region: Int8[np.ndarray, " n"],
-    y: Bool[np.ndarray, " n"],
-    scores: Float64[np.ndarray, " n"],
+    test: LabelledScores,
     threshold: ThreeWayThreshold,
 ) -> list[str]:
-    found: list[str] = []
-    for side, _, budgeted, k, of_class in _sides(region, y, threshold):
-        n = y.size if threshold.budget == "joint" else of_class
+    alarms: list[str] = []
+    for side, _, budgeted, k, of_class in _sides(region, test.positive, threshold):
+        n = test.values.size if threshold.budget == "joint" else of_class
         # Not the upper bound: an honest band uses its budget, so on a test split of ordinary size
         # its upper bound passes the budget about every other time.
         low = clopper_pearson(k, n, threshold.delta / 2, "lower")[0]
         if low > budgeted:
-            found.append(
+            alarms.append(
                 f"exceeded: {side} rate on test is {k}/{n} = {k / n:.4g}, beyond chance above its "
                 f"budget {budgeted:g}. Calibration and test differ, or calibration was seen before."
             )
     if float(metrics["band/width_hi"]) < float(metrics.get("oracle/width", 0.0)):
-        found.append(
+        alarms.append(
             f"erasing: the band {metrics['band/width']:.4g} is narrower than the irreducible "
             f"{metrics['oracle/width']:.4g} beyond its interval, so a budget must be exceeded."
         )
     if float(metrics["data/tied"]) > 0.01:
-        found.append(f"tied: {metrics['data/tied']:.1%} of the test scores equal another one.")
-    if scores.min() >= 0 and scores.max() <= 1:
-        found.append(
+        alarms.append(f"tied: {metrics['data/tied']:.1%} of the test scores equal another one.")
+    if test.ordered[0] >= 0 and test.ordered[-1] <= 1:
+        alarms.append(
             "probabilities: all test scores are in [0, 1]. Pass logits: sel/* and cal/* read them "
             "as such, and rounded probabilities tie."
         )
-    return found
+    return alarms

@@ -1,4 +1,4 @@
-"""How good a score is before any threshold: ranking, selective risk, calibration, and intervals."""
+"""Quality of a score before any threshold: ranking, selective risk, calibration; intervals."""
 
 from typing import Literal
 
@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv, expit  # pyright: ignore[reportMissingTypeStubs]
 
-from pnp.band.inputs import as_labels, as_vector, check_choice, check_fraction
-from pnp.errors import UserError
+from pnp.band.inputs import LabelledScores, as_labels, as_vector, fraction, labelled_scores
+from pnp.errors import UserError, choice
 
 
 def clopper_pearson(
@@ -27,8 +27,8 @@ def clopper_pearson(
         >>> (low, round(high, 4))
         (0.0, 0.01)
     """
-    delta = check_fraction(delta, "delta")
-    check_choice(side, ("two-sided", "upper", "lower"), "side")
+    delta = fraction(delta, "delta")
+    choice("side", side, ("two-sided", "upper", "lower"))
     if n < 1 or not 0 <= k <= n:
         raise UserError(f"k={k}, n={n}: expected n >= 1 trials with 0 <= k <= n.")
     tail = delta / 2 if side == "two-sided" else delta
@@ -43,8 +43,7 @@ def auroc(scores: ArrayLike, y: ArrayLike) -> float:
     Raises:
         UserError: as `score_metrics`.
     """
-    s = as_vector(scores, "scores")
-    return _auroc(s, as_labels(y, s.size, need_both=True))
+    return _auroc(labelled_scores(scores, y))
 
 
 def risk_coverage(scores: ArrayLike, y: ArrayLike) -> tuple[float, float]:
@@ -78,16 +77,19 @@ def score_metrics(scores: ArrayLike, y: ArrayLike, bins: int = 15) -> dict[str, 
     Raises:
         UserError: on NaN, infinite, empty or 2-D scores, labels other than 0/1, a missing class.
     """
-    s = as_vector(scores, "scores")
-    positive = as_labels(y, s.size, need_both=True)
-    target = positive.astype(np.float64)
+    return metrics_of(labelled_scores(scores, y), bins)
+
+
+def metrics_of(test: LabelledScores, bins: int = 15) -> dict[str, float]:
+    """Metrics of `score_metrics` for scores that are already validated."""
+    s, positive = test.values, test.positive
     p = expit(s)
     cell = np.minimum((p * bins).astype(np.int64), bins - 1)
-    residual = p - target
+    residual = p - positive
     gap = np.bincount(cell, weights=residual, minlength=bins)
     aurc, augrc = _risk_coverage(s, positive)
     return {
-        "rank/auroc": _auroc(s, positive),
+        "rank/auroc": _auroc(test),
         "sel/aurc": aurc,
         "sel/augrc": augrc,
         "cal/ece": float(np.abs(gap).sum() / s.size),
@@ -96,12 +98,13 @@ def score_metrics(scores: ArrayLike, y: ArrayLike, bins: int = 15) -> dict[str, 
     }
 
 
-def _auroc(s: Float64[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    index, counts = np.unique(s, return_inverse=True, return_counts=True)[1:]
-    of_positive = np.bincount(index[positive], minlength=counts.size)
-    of_negative = counts - of_positive
-    wins = np.cumsum(of_negative) - of_negative / 2
-    return float(of_positive @ wins / (of_positive.sum() * of_negative.sum()))
+def _auroc(test: LabelledScores) -> float:
+    """Share of the pairs won by the positive, in whole numbers of half pairs."""
+    wins = sum(
+        int(np.searchsorted(test.negatives, test.positives, side).sum())
+        for side in ("left", "right")
+    )
+    return wins / 2 / (test.positives.size * test.negatives.size)
 
 
 def _risk_coverage(

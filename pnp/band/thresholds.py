@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8
+from jaxtyping import Int8
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, bdtrik  # pyright: ignore[reportMissingTypeStubs]
 from sklearn.base import BaseEstimator  # pyright: ignore[reportMissingTypeStubs]
@@ -11,23 +11,25 @@ from sklearn.utils.validation import (  # pyright: ignore[reportMissingTypeStubs
     check_is_fitted,  # pyright: ignore[reportUnknownVariableType]
 )
 
+from pnp.band.cuts import Cuts, cuts
 from pnp.band.inputs import (
+    BUDGETS,
+    METHODS,
     Budget,
+    LabelledScores,
     Method,
-    as_labels,
     as_vector,
-    check_choice,
-    check_fraction,
-    tied_share,
+    fraction,
+    is_integer,
+    labelled_scores,
 )
-from pnp.errors import UserError
+from pnp.errors import UserError, choice
 
-_METHODS = ("exact", "crc", "empirical")
 _SLACK = 1 + 1e-12  # so that .29 * 100 = 28.999999999999996 counts as 29
 
 
 def allowed_errors(n: int, level: float, delta: float = 0.1, method: Method = "exact") -> int:
-    """How many of `n` calibration errors one side may hold so that its true error rate <= `level`.
+    """Errors that one side may hold among `n` calibration samples for a true rate <= `level`.
 
     - `exact`: max{k: P(Bin(n, level) <= k) <= delta/2}: P(rate > level) <= delta/2 (Wilks 1941;
       Clopper-Pearson; Tong, Feng, Li 2018). The other half of `delta` is for the other side.
@@ -44,8 +46,8 @@ def allowed_errors(n: int, level: float, delta: float = 0.1, method: Method = "e
         >>> [allowed_errors(2000, 0.01, 0.1, m) for m in ("exact", "crc", "empirical")]
         [12, 19, 20]
     """
-    level, delta = check_fraction(level, "level"), check_fraction(delta, "delta")
-    check_choice(method, _METHODS, "method")
+    level, delta = fraction(level, "level"), fraction(delta, "delta")
+    choice("method", method, METHODS)
     if n < 1:
         raise UserError(f"n={n}, expected at least one calibration sample.")
     if method == "empirical":
@@ -72,8 +74,8 @@ def min_calibration_size(level: float, delta: float = 0.1, method: Method = "exa
         >>> min_calibration_size(0.01), min_calibration_size(0.001)
         (299, 2995)
     """
-    level, delta = check_fraction(level, "level"), check_fraction(delta, "delta")
-    check_choice(method, _METHODS, "method")
+    level, delta = fraction(level, "level"), fraction(delta, "delta")
+    choice("method", method, METHODS)
     if method == "empirical":
         return 1
     exact = math.log(delta / 2) / math.log1p(-level)
@@ -141,39 +143,41 @@ class ThreeWayThreshold(BaseEstimator):
             UserError: on NaN, infinite, empty or 2-D scores, labels other than 0/1, a missing
                 class, or parameters out of range.
         """
-        check_choice(self.method, _METHODS, "method")
-        check_choice(self.budget, ("joint", "class_conditional"), "budget")
-        if self.abstain_value in (0, 1) or not -128 <= self.abstain_value <= 127:
-            raise UserError(f"abstain_value={self.abstain_value}, expected an int8 but 0 and 1.")
-        max_fp, max_fn = (
-            check_fraction(self.max_fp, "max_fp"),
-            check_fraction(self.max_fn, "max_fn"),
-        )
-        s = as_vector(scores, "scores")
-        positive = as_labels(y, s.size, need_both=True)
-        negatives, positives = np.sort(s[~positive])[::-1], np.sort(s[positive])
-        joint = self.budget == "joint"
-        n_fp, n_fn = (s.size, s.size) if joint else (negatives.size, positives.size)
-        self.n_calib_ = int(s.size)
+        return self.calibrate(labelled_scores(scores, y))
+
+    def calibrate(self, calibration: LabelledScores) -> "ThreeWayThreshold":
+        """Calibrate on scores that are already validated, sorted once for any number of budgets.
+
+        Raises:
+            UserError: on parameters out of range.
+        """
+        choice("method", self.method, METHODS)
+        choice("budget", self.budget, BUDGETS)
+        abstain = self.abstain_value
+        if not is_integer(abstain) or abstain in (0, 1) or not -128 <= abstain <= 127:
+            raise UserError(f"abstain_value={abstain!r}, expected an int8 other than 0 and 1.")
+        max_fp, max_fn = fraction(self.max_fp, "max_fp"), fraction(self.max_fn, "max_fn")
+        n_fp, n_fn = sample_sizes(calibration, self.budget)
+        self.n_calib_ = calibration.values.size
         self.k_fp_ = allowed_errors(n_fp, max_fp, self.delta, self.method)
         self.k_fn_ = allowed_errors(n_fn, max_fn, self.delta, self.method)
-        # The regions are s > t_hi and s < t_lo, strictly: ties with the order statistic stay out.
-        self.t_hi_ = _order_statistic(negatives, self.k_fp_, empty=math.inf)
-        self.t_lo_ = _order_statistic(positives, self.k_fn_, empty=-math.inf)
+        t_lo, t_hi, crossed = cuts(
+            calibration.negatives,
+            calibration.positives,
+            np.array([self.k_fp_]),
+            np.array([self.k_fn_]),
+        )
+        self.t_lo_, self.t_hi_, self.crossed_ = float(t_lo[0]), float(t_hi[0]), bool(crossed[0])
         sides = [
             side
             for side, level, n, count in (
-                ("fp", max_fp, n_fp, negatives.size),
-                ("fn", max_fn, n_fn, positives.size),
+                ("fp", max_fp, n_fp, calibration.negatives.size),
+                ("fn", max_fn, n_fn, calibration.positives.size),
             )
             if level * n * _SLACK >= count
         ]
         self.trivial_ = "both" if len(sides) == 2 else "".join(sides)
-        # Equality is no crossing: the tied scores at the common value are in neither region.
-        self.crossed_ = self.t_lo_ > self.t_hi_
-        if self.crossed_:
-            self.t_lo_ = self.t_hi_ = _best_cut(s, positive, self.t_hi_, self.t_lo_)
-        self.warnings_ = self._warnings(s, sides, n_fp, n_fn)
+        self.warnings_ = self._warnings(calibration, sides, n_fp, n_fn)
         self.guarantee_ = self._guarantee()
         return self
 
@@ -188,17 +192,17 @@ class ThreeWayThreshold(BaseEstimator):
             UserError: on NaN, infinite, empty or 2-D scores.
         """
         check_is_fitted(self)
-        s = as_vector(scores, "scores")
-        in_p = s >= self.t_hi_ if self.crossed_ else s > self.t_hi_
-        region = np.full(s.size, self.abstain_value, np.int8)
-        region[s < self.t_lo_] = 0
-        region[in_p] = 1
-        return region
+        return self.fitted_cuts.regions(as_vector(scores, "scores"), self.abstain_value)[0]
+
+    @property
+    def fitted_cuts(self) -> Cuts:
+        """The fitted thresholds as cuts of one budget."""
+        return Cuts(*(np.array([v]) for v in (self.t_lo_, self.t_hi_, self.crossed_)))
 
     def _warnings(
-        self, s: Float64[np.ndarray, " n"], trivial: list[str], n_fp: int, n_fn: int
+        self, calibration: LabelledScores, trivial: list[str], n_fp: int, n_fn: int
     ) -> list[str]:
-        found: list[str] = []
+        warnings: list[str] = []
         for side, level, k, n, region in (
             ("max_fp", self.max_fp, self.k_fp_, n_fp, "P"),
             ("max_fn", self.max_fn, self.k_fn_, n_fn, "not-P"),
@@ -206,11 +210,11 @@ class ThreeWayThreshold(BaseEstimator):
             if k < 0:
                 need = min_calibration_size(level, self.delta, self.method)
                 kind = "samples" if self.budget == "joint" else "samples of the class"
-                found.append(
+                warnings.append(
                     f"too few: {side}={level:g} needs {need} calibration {kind}, got {n}; "
                     f"region {region} is empty. Add samples or raise {side} or delta."
                 )
-        found += [
+        warnings += [
             f"trivial: max_{side}={level:g} is met even if every {kind} is judged wrongly, since "
             f"their share is no larger. Use budget='class_conditional' or a smaller max_{side}."
             for side, level, kind in (
@@ -219,15 +223,15 @@ class ThreeWayThreshold(BaseEstimator):
             )
             if side in trivial
         ]
-        tied = tied_share(s)
-        if s.min() == s.max():
-            found.append(f"tied: all {s.size} scores equal {s[0]:g}; they tell nothing apart.")
+        s, tied = calibration.ordered, calibration.tied_share
+        if s[0] == s[-1]:
+            warnings.append(f"tied: all {s.size} scores equal {s[0]:g}; they tell nothing apart.")
         elif tied > 0.01:
-            found.append(
+            warnings.append(
                 f"tied: {tied:.1%} of the scores equal another one, which widens the band. "
                 "Pass logits in full precision, not rounded probabilities."
             )
-        return found
+        return warnings
 
     def _guarantee(self) -> str:
         given = "and" if self.budget == "joint" else "|"
@@ -246,30 +250,9 @@ class ThreeWayThreshold(BaseEstimator):
         return f"None. Only on these {self.n_calib_} samples themselves: {fp} and {fn}."
 
 
-def _order_statistic(worst_first: Float64[np.ndarray, " m"], k: int, empty: float) -> float:
-    """Score of the first error too many; strictly beyond it lie at most k errors."""
-    if k < 0:
-        return empty
-    return float(worst_first[k]) if k < worst_first.size else -empty
-
-
-def _best_cut(
-    s: Float64[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], low: float, high: float
-) -> float:
-    """The cut c in (low, high] with the fewest calibration errors of {s >= c} and {s < c}.
-
-    Both regions shrink from {s > low} and {s < high}, so any such c keeps both guarantees.
-    """
-    values, index = np.unique(s, return_inverse=True)
-    false_negatives = np.concatenate([[0], np.bincount(index[positive], minlength=values.size)])
-    true_negatives = np.concatenate([[0], np.bincount(index[~positive], minlength=values.size)])
-    errors = np.cumsum(false_negatives) - np.cumsum(true_negatives)  # of a cut below values[i]
-    edges = np.concatenate([[-np.inf], values, [np.inf]])
-    allowed = np.flatnonzero((edges[:-1] >= low) & (edges[1:] <= high))
-    best = allowed[errors[allowed] == errors[allowed].min()]
-    i = int(best[best.size // 2])
-    left, right = float(edges[i]), float(edges[i + 1])
-    if math.isinf(left) or math.isinf(right):
-        return left if math.isinf(left) else right
-    middle = left / 2 + right / 2
-    return middle if middle > left else right  # neighbouring floats have nothing between them
+def sample_sizes(calibration: LabelledScores, budget: Budget) -> tuple[int, int]:
+    """Calibration samples that the false-positive and the false-negative budget are shares of."""
+    n = calibration.values.size
+    if budget == "joint":
+        return n, n
+    return calibration.negatives.size, calibration.positives.size

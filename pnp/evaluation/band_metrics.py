@@ -8,8 +8,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from pnp.band.inputs import Budget, Method, as_labels, as_posterior, as_vector, share
-from pnp.band.report import band_curve, error_metrics, oracle_metrics, threshold_metrics
+from pnp.band.curves import band_curve
+from pnp.band.inputs import Budget, Method, as_labels, as_posterior, as_vector
+from pnp.band.report import error_metrics, oracle_metrics, threshold_metrics
 from pnp.band.scores import score_metrics
 from pnp.band.thresholds import ThreeWayThreshold
 from pnp.errors import UserError
@@ -126,14 +127,14 @@ class BandMetrics(Metric):
         ratio = self.max_fn / self.max_fp
         curve = band_curve(s, positive, fn_ratio=ratio, budget=self.budget)
         metrics = {
-            "band/width": share(region == -1),
-            "band/plugin": share(plugin.fit(s, positive).predict(s) == -1),
+            "band/width": float(np.mean(region == -1)),
+            "band/plugin": float(np.mean(plugin.fit(s, positive).predict(s) == -1)),
             "band/curve_mean": curve["mean"],
             **score_metrics(s, positive),
             **threshold_metrics(threshold),
             "thr/trivial": bool(threshold.trivial_),
             "data/n": float(s.size),
-            "data/pi1": share(positive),
+            "data/pi1": float(positive.mean()),
         }
         if self.threshold is not None:
             metrics |= error_metrics(region, positive, threshold)

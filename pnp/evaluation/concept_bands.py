@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp.band.concepts import Concept, parse_concepts
+from pnp.band.concepts import Concept, metric_names, parse_concepts
 from pnp.band.inputs import Budget, Method
 from pnp.band.report import BandReport, band_report
 from pnp.data import DataModule
@@ -91,9 +91,8 @@ def questions(data: DataModule, concepts: Mapping[str, Any] | None, seed: int = 
                 "evaluation.concepts: these images have no labels to build concepts from."
             )
         chosen = {"one_vs_rest": True} if concepts is None else dict(concepts)
-        named = parse_concepts(chosen, data.classes)
-    # A slash separates the parts of a metric's name: the class T-shirt/top becomes T-shirt-top.
-    names = (*(["lobed"] if own else []), *(name.replace("/", "-") for name in named))
+        named = parse_concepts(chosen, data.classes, reserved=["lobed"] if own else [])
+    names = tuple(metric_names([*(["lobed"] if own else []), *named]))
     columns: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in SPLITS}
     for number, (split, images) in enumerate(splits.items()):
         if images.concept is not None and images.eta is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp.band.report import BandCurve
+from pnp.band.curves import BandCurve
 from pnp.evaluation.concept_bands import Answer
 
 
