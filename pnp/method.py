@@ -1,38 +1,27 @@
-"""The LightningModule: views -> student -> teacher -> objective -> log -> return."""
+"""The LightningModule: views → student → teacher → objective → log → return."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pnp import geometry
+from pnp import geometry, micro_batches
 from pnp.compiling import check_cuda_graphs, compile_parts
 from pnp.data import Batch
 from pnp.distributed import average_gradients, rank
-from pnp.errors import UserError
+from pnp.errors import UserError, choice, whole
 from pnp.geometry import unit
-from pnp.networks import EMATeacher, Network, frozen_buffers
+from pnp.networks import EMATeacher, Network, Outputs
 from pnp.optim import Optim
 from pnp.seeds import generator, step_seed
 from pnp.views import Views
 
 TEACHERS = ("ema", "stop_gradient", "none")
-
-
-class Outputs(NamedTuple):
-    """What the networks make of a batch: V views of N images, the teacher sees the first W of them.
-
-    features (V, N, F), z (V, N, D), student (V, N, K) and teacher (W, N, K'), without gradient.
-    """
-
-    features: Tensor
-    z: Tensor
-    student: Tensor
-    teacher: Tensor
 
 
 class SelfSupervised(L.LightningModule):
@@ -48,18 +37,19 @@ class SelfSupervised(L.LightningModule):
         teacher: `ema` (a moving average of the student), `stop_gradient` (the student's own z) or
             `none` (the student's own outputs, for objectives that ask for no target).
         momentum: of the EMA teacher, at step 0; see `pnp.networks`.
-        predicts: the head is a predictor, which the teacher has not.
+        predicts: the head is a predictor; the teacher gets none.
         normalize: unit z; see `pnp.networks`.
         freeze_head_epochs: epochs in which the head is not trained (DINO's last layer).
         constant_head_lr: keep the head's learning rate at the peak (SimSiam's predictor).
-        micro_batch: images per forward; a larger batch is embedded in pieces of that size and the
-            objective still sees all of it. None takes the batch whole.
-        concat_views: one forward for all views, so that BatchNorm sees them together; `auto` does
-            so on a GPU, where it is faster, and takes them one by one on a CPU, where that is.
+        micro_batch: images per forward pass; a larger batch is embedded in pieces of that size,
+            see `pnp.micro_batches`, and the objective still sees all of it. None: no pieces.
+        concat_views: one forward pass for all views, so that BatchNorm sees them together; `auto`
+            does so on a GPU and takes them one by one on a CPU: the faster way on each.
         compile: parts that go through torch.compile, see `pnp.compiling`.
-        cuda_graphs: replay the compiled encoder as CUDA graphs, for batches that do not fill a GPU.
+        cuda_graphs: replay the compiled encoder as CUDA graphs, for batches too small to fill a
+            GPU.
         seed: owns every random draw of training.
-        log_every: optimizer steps between two logged values: logging each step costs 1 ms of it.
+        log_every: optimizer steps between two logged values; logging a step takes 1 ms.
         channels_last: keep filters and images in the channels-last memory format.
 
     Raises:
@@ -94,12 +84,9 @@ class SelfSupervised(L.LightningModule):
             raise UserError(
                 f"views.count={views.count}: alignment compares views, give at least 2."
             )
-        if log_every < 1:
-            raise UserError(f"log_every={log_every} must be at least 1.")
-        if teacher not in TEACHERS:
-            raise UserError(f"method.teacher={teacher!r}: choose one of {', '.join(TEACHERS)}.")
-        if concat_views not in (True, False, "auto"):
-            raise UserError(f"method.concat_views={concat_views!r}: choose auto, true or false.")
+        whole("method.log_every", log_every)
+        choice("method.teacher", teacher, TEACHERS)
+        choice("method.concat_views", concat_views, ("auto", True, False))
         if (constant_head_lr or freeze_head_epochs) and head is None:
             raise UserError("method.constant_head_lr and freeze_head_epochs need a method.head.")
         self.student = Network(backbone, projector, head, normalize=normalize)
@@ -116,24 +103,21 @@ class SelfSupervised(L.LightningModule):
         self.freeze_head_epochs, self.constant_head_lr = freeze_head_epochs, constant_head_lr
         self.micro_batch, self.concat_views = micro_batch, concat_views
         self.seed, self.log_every = seed, log_every
-        self.total_steps = 0  # known once there is a trainer
+        self.total_steps = 0  # set once there is a trainer
         self.steps_per_epoch = 1
-        self._again: tuple[list[Batch], Tensor, int] | None = None
 
     @property
     def networks(self) -> dict[str, Network]:
-        """What there is to judge: the student, and the teacher if it has weights of its own."""
+        """Networks to evaluate: the student and, if there is one, the EMA teacher."""
         if self.teacher is None:
             return {"student": self.student}
         return {"student": self.student, "teacher": self.teacher.network}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """One batch of the loader; callbacks read what it returns."""
+        """Views → student → teacher → objective → log; callbacks read what this returns."""
         if self.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # the last step's outputs may be overwritten
-        pieces = batch.split(self.micro_batch or len(batch.images))
-        whole = len(pieces) == 1
-        outputs = self.embed(batch, batch_idx) if whole else self.embed_all(pieces, batch_idx)
+        outputs = self.embed(batch.images, batch_idx)
         epoch = self.trainer.global_step / self.steps_per_epoch
         terms = self.objective(outputs.student, outputs.teacher, epoch=epoch)
         embeddings = unit(outputs.z.detach())
@@ -146,107 +130,100 @@ class SelfSupervised(L.LightningModule):
             "labels": batch.labels,
         }
 
-    def draws(self, batch_idx: int) -> torch.Generator:
-        """The step's own random numbers.
+    def embed(self, images: UInt8[Tensor, "n c h w"], batch_idx: int) -> Outputs:
+        """Views → student → teacher, in micro-batches where the batch is larger than one."""
+        forward, draws = partial(self.embed_piece, batch_idx), partial(self.draws, batch_idx)
+        if self.micro_batch is None or len(images) <= self.micro_batch:
+            return forward(images, draws())
+        pieces = images.split(self.micro_batch)
+        autocast = self.trainer.precision_plugin.forward_context
+        return micro_batches.embed(forward, pieces, draws, self.student, autocast)
 
-        A function of (seed, epoch, batch, rank), so that a resumed run draws what the unbroken one
-        would have drawn.
-        """
-        return generator(*self._key(batch_idx), device=self.device)
-
-    def embed(
+    def embed_piece(
         self,
-        batch: Batch,
         batch_idx: int,
+        images: UInt8[Tensor, "n c h w"],
+        draws: torch.Generator,
         piece: int = 0,
-        draws: torch.Generator | None = None,
         *,
         targets: bool = True,
     ) -> Outputs:
-        """What student and teacher make of augmented images.
+        """Views → student → teacher.
 
         Args:
-            batch: the images.
-            batch_idx: names the draws.
-            piece: which part of the batch this is.
-            draws: where the draws of the batch have come to; None starts them.
-            targets: False leaves the teacher out (its place is empty).
+            batch_idx: number of the batch in this epoch.
+            images: the batch, or a piece of it.
+            draws: random numbers of the batch, where the pieces before this one have left them.
+            piece: number of the piece.
+            targets: False leaves the teacher's outputs empty.
         """
-        draws = draws or self.draws(batch_idx)
         # Dropout draws from the global stream: the same key owns it.
         torch.manual_seed(step_seed(*self._key(batch_idx), 1 + piece))
-        crops = [self.views(batch.images, draws)]
-        if self.views.local:
-            crops.append(self.views.local_views(batch.images, draws))
-        features, z = self.encode(self.student, crops)
+        views = self.augment(images, draws)
+        features, z = self.encode(self.student, views)
         student = self.student.outputs(z)
-        teacher = student[: self.views.count].detach()
-        if not targets:
-            teacher = teacher[:0]
-        elif self.teacher is not None:
-            with torch.no_grad():
-                _, t = self.encode(self.teacher.network, crops[:1])
-                teacher = self.teacher.network.outputs(t)
-        elif self.kind == "stop_gradient":
-            teacher = z[: self.views.count].detach()
+        teacher = self.targets(views, z, student) if targets else student[:0].detach()
         return Outputs(features, z, student, teacher)
 
+    def draws(self, batch_idx: int) -> torch.Generator:
+        """Random numbers of one step, a function of (seed, epoch, batch, rank).
+
+        A resumed run draws what the unbroken run would have drawn.
+        """
+        return generator(*self._key(batch_idx), device=self.device)
+
+    def augment(
+        self, images: UInt8[Tensor, "n c h w"], draws: torch.Generator
+    ) -> list[Float[Tensor, "v n c s s"]]:
+        """Views of the images, then local views if there are any: one tensor per size."""
+        views = [self.views(images, draws)]
+        if self.views.local:
+            views.append(self.views.local_views(images, draws))
+        return views
+
     def encode(
-        self, network: Network, crops: list[Tensor]
+        self, network: Network, views: list[Tensor]
     ) -> tuple[Float[Tensor, "v n f"], Float[Tensor, "v n d"]]:
-        """Features and z of every view; see `concat_views` for what BatchNorm sees.
+        """Features and z of all views; `concat_views` decides what BatchNorm sees together.
 
         Args:
             network: student or teacher.
-            crops: views (V, N, C, S, S), one tensor per size.
+            views: (V, N, C, S, S), one tensor per size.
         """
         together = self.concat_views
         if together == "auto":
             together = self.device.type == "cuda"
         features, z = [], []
-        for views in crops:
-            inputs = [views.flatten(0, 1)] if together else list(views)
-            for images in inputs:
-                f, e = network.encode(images.contiguous(memory_format=self.memory_format))
-                count = len(views) // len(inputs)
-                features.append(f.unflatten(0, (count, -1)))
-                z.append(e.unflatten(0, (count, -1)))
+        for same_size in views:
+            for part in [same_size] if together else same_size.split(1):
+                images = part.flatten(0, 1).contiguous(memory_format=self.memory_format)
+                for outputs, output in zip((features, z), network.encode(images), strict=True):
+                    outputs.append(output.unflatten(0, part.shape[:2]))
         return torch.cat(features), torch.cat(z)
 
-    def embed_all(self, pieces: list[Batch], batch_idx: int) -> Outputs:
-        """Outputs of a batch that does not fit: gradient caching (Gao et al. 2021).
+    @torch.no_grad()
+    def targets(
+        self,
+        views: list[Tensor],
+        z: Float[Tensor, "v n d"],
+        student: Float[Tensor, "v n k"],
+    ) -> Float[Tensor, "w n k2"]:
+        """Outputs of the teacher for the W views that are not local."""
+        if self.teacher is not None:
+            _, t = self.encode(self.teacher.network, views[:1])
+            return self.teacher.network.outputs(t)
+        return (z if self.kind == "stop_gradient" else student)[: self.views.count].detach()
 
-        The pieces are embedded without a graph and the objective sees all of them; `backward` then
-        embeds each piece once more, with the same draws, and gives it its share of dL/d outputs.
-        """
-        draws = self.draws(batch_idx)
-        with torch.no_grad(), frozen_buffers(self.student):
-            parts = [self.embed(piece, batch_idx, i, draws) for i, piece in enumerate(pieces)]
-        joined = Outputs(*(torch.cat(part, 1) for part in zip(*parts, strict=True)))
-        leaf = joined.student.requires_grad_()
-        self._again = (pieces, leaf, batch_idx)
-        return joined._replace(student=leaf)
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Down to the weights; by way of the cached outputs if the batch came in pieces."""
-        loss.backward(*args, **kwargs)
-        if self.micro_batch is None:
-            return
-        if self._again is not None:
-            (pieces, leaf, batch_idx), self._again = self._again, None
-            assert leaf.grad is not None
-            draws, sizes = self.draws(batch_idx), [len(piece.images) for piece in pieces]
-            for i, (piece, grad) in enumerate(zip(pieces, leaf.grad.split(sizes, 1), strict=True)):
-                with self.trainer.precision_plugin.forward_context():
-                    student = self.embed(piece, batch_idx, i, draws, targets=False).student
-                student.backward(grad)
-        average_gradients(self.student)
+    def on_after_backward(self) -> None:
+        """Average the gradients of micro-batches over ranks: once per batch, not per piece."""
+        if self.micro_batch is not None:
+            average_gradients(self.student)
 
     def on_fit_start(self) -> None:
-        """Gradients of pieces are averaged over ranks once, by `backward`, not after each piece.
+        """Keep DDP from averaging after each piece of a batch.
 
         Raises:
-            UserError: CUDA graphs that cannot be.
+            UserError: CUDA graphs are not possible in this setup.
         """
         if self.cuda_graphs:
             whole = self.micro_batch is None and self.trainer.accumulate_grad_batches == 1
@@ -256,7 +233,7 @@ class SelfSupervised(L.LightningModule):
             model.require_backward_grad_sync = False
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hold the head still for its first epochs."""
+        """Freeze the head in the first epochs."""
         if self.current_epoch < self.freeze_head_epochs and self.student.head is not None:
             for parameter in self.student.head.parameters():
                 parameter.grad = None
@@ -281,17 +258,17 @@ class SelfSupervised(L.LightningModule):
             values["optim/momentum"] = self.teacher.momentum(step, self.total_steps)
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch, **values}, step)
-        self.log_dict(values, logger=False)  # what the progress bar reads
+        self.log_dict(values, logger=False)  # for the progress bar
 
     def configure_optimizers(self) -> Any:
-        """AdamW, SGD or LARS with warm-up and cosine per optimizer step.
+        """Build the optimizer and its schedule, which moves with every optimizer step.
 
         Raises:
             UserError: neither epochs nor steps are limited.
         """
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         # Not trainer.estimated_stepping_batches: it makes the loader before Lightning restores
-        # positions, and a run resumed inside an epoch would start that epoch's data anew.
+        # positions, so that a run resumed inside an epoch would restart that epoch's data.
         self.steps_per_epoch = math.ceil(
             data.steps_per_epoch / self.trainer.accumulate_grad_batches
         )
@@ -318,7 +295,7 @@ class SelfSupervised(L.LightningModule):
         return loader * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The teacher moves here: once per optimizer step, not per micro-batch."""
+        """Step, then move the teacher: once per optimizer step, not per micro-batch."""
         super().optimizer_step(*args, **kwargs)
         if self.teacher is not None:
             self.teacher.update(self.student, self.trainer.global_step, self.total_steps)

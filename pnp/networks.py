@@ -1,18 +1,15 @@
-"""Networks of a method: backbone → projector → head, and the EMA teacher that follows."""
+"""Networks of a method: backbone → projector → head, and the teacher that follows the student."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
-from difflib import get_close_matches
 from inspect import signature
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnp.errors import UserError
+from pnp.errors import UserError, choice, near, number, whole
 from pnp.geometry import unit, widened
 from pnp.optim import cosine
 
@@ -23,7 +20,7 @@ class Network(nn.Module):
     Args:
         backbone: images (N, C, H, W) to features (N, F).
         projector: features to z (N, D).
-        head: z to the outputs that the objective compares (N, K): a predictor or prototypes; None
+        head: z to the outputs (N, K) that the objective compares: a predictor or prototypes; None
             compares z itself.
         normalize: put z on the unit sphere before it goes on.
     """
@@ -41,32 +38,33 @@ class Network(nn.Module):
         self.normalize = normalize
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, F) and unit embeddings (N, D), the latter in float32: what is looked at."""
+        """Features (N, F) and unit embeddings (N, D) in float32, for evaluation."""
         features, z = self.encode(images)
         return features, unit(z)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, F) and z (N, D) in float32, unit if `normalize`: what is trained."""
+        """Features (N, F) and z (N, D) in float32, unit if `normalize`, for training."""
         features = self.backbone(images)
         z = self.projector(features)
         return features, unit(z) if self.normalize else widened(z)
 
     def outputs(self, z: Float[Tensor, "v n d"]) -> Float[Tensor, "v n k"]:
-        """What the head makes of z, each view by itself; z where there is no head."""
+        """Outputs of the head, one view at a time; z itself if there is no head."""
         if self.head is None:
             return z
         return torch.stack([widened(self.head(view)) for view in z])
 
 
-@contextmanager
-def frozen_buffers(module: nn.Module) -> Iterator[None]:
-    """Leave the module's buffers (BatchNorm's running statistics) as they were before."""
-    before = [buffer.clone() for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, old in zip(module.buffers(), before, strict=True):
-            buffer.copy_(old)
+class Outputs(NamedTuple):
+    """Outputs of the networks for V views of N images; the teacher sees the first W views.
+
+    features (V, N, F), z (V, N, D), student (V, N, K) and teacher (W, N, K'), without gradient.
+    """
+
+    features: Tensor
+    z: Tensor
+    student: Tensor
+    teacher: Tensor
 
 
 def projector(
@@ -75,8 +73,8 @@ def projector(
     """MLP with BatchNorm and ReLU between its `layers` linear maps.
 
     Args:
-        dim: features coming in.
-        hidden: width in between.
+        dim: input features.
+        hidden: width of the hidden layers.
         out: embedding dimensions D.
         layers: linear maps, at least 1.
         last_norm: end in a BatchNorm without scale and shift, as SimSiam's does.
@@ -84,7 +82,8 @@ def projector(
     Raises:
         UserError: a size below 1.
     """
-    _check("projector", hidden=hidden, out=out, layers=layers)
+    for name, size in (("hidden", hidden), ("out", out), ("layers", layers)):
+        whole(f"model.projector.{name}", size)
     blocks: list[nn.Module] = []
     for _ in range(layers - 1):
         # BatchNorm follows, so a bias would be subtracted again.
@@ -104,16 +103,17 @@ def predictor(dim: int, *, hidden: int | None = None, out: int | None = None) ->
     """MLP of two linear maps that predicts the teacher's z from the student's (BYOL, SimSiam).
 
     Args:
-        dim: embedding dimensions coming in.
-        hidden: width in between; None is a quarter of `dim`, SimSiam's bottleneck.
-        out: dimensions going out; None is `dim`.
+        dim: input dimensions.
+        hidden: width of the hidden layer; None is a quarter of `dim`, SimSiam's bottleneck.
+        out: output dimensions; None is `dim`.
 
     Raises:
         UserError: a size below 1.
     """
     hidden = max(1, dim // 4) if hidden is None else hidden
     out = dim if out is None else out
-    _check("predictor", hidden=hidden, out=out)
+    for name, size in (("hidden", hidden), ("out", out)):
+        whole(f"method.head.{name}", size)
     return nn.Sequential(
         nn.Linear(dim, hidden, bias=False),
         nn.BatchNorm1d(hidden),
@@ -129,7 +129,7 @@ class Prototypes(nn.Module):
     computed in at least float32 (bf16 would be off by a tenth in the exponent).
 
     Args:
-        dim: dimensions coming in.
+        dim: input dimensions.
         count: prototypes K.
 
     Raises:
@@ -138,7 +138,7 @@ class Prototypes(nn.Module):
 
     def __init__(self, dim: int, *, count: int = 2048) -> None:
         super().__init__()
-        _check("prototypes", 2, count=count)
+        whole("method.head.count", count, 2)
         self.weight = nn.Parameter(F.normalize(torch.randn(count, dim), dim=1))
 
     def forward(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
@@ -151,37 +151,29 @@ class Prototypes(nn.Module):
         return f"dim={self.weight.shape[1]}, count={self.weight.shape[0]}"
 
 
-KINDS = {"predictor": predictor, "prototypes": Prototypes}
+HEADS = {"predictor": predictor, "prototypes": Prototypes}
 
 
 def head(kind: str, dim: int, **options: Any) -> nn.Module:
-    """The head that `method.head` describes, on `dim`-dimensional embeddings.
+    """Build the head that `method.head` describes.
 
     Args:
         kind: `predictor` or `prototypes`.
-        dim: embedding dimensions D coming in.
+        dim: embedding dimensions D.
         options: keyword arguments of that head.
 
     Raises:
         UserError: an unknown kind or option.
     """
-    if kind not in KINDS:
-        raise UserError(f"method.head.kind={kind!r}: choose one of {', '.join(KINDS)}.")
-    known = [name for name in signature(KINDS[kind]).parameters if name != "dim"]
+    choice("method.head.kind", kind, HEADS)
+    names = [name for name in signature(HEADS[kind]).parameters if name != "dim"]
     for name in options:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+        if name not in names:
             raise UserError(
-                f"method.head.{name} is unknown: a {kind} head has {', '.join(known)}.{hint}"
+                f"method.head.{name} is unknown: a {kind} head has {', '.join(names)}."
+                f"{near(name, names)}"
             )
-    return KINDS[kind](dim, **options)
-
-
-def _check(what: str, least: int = 1, **sizes: int) -> None:
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"{what} {name}={value} must be a whole number, at least {least}.")
+    return HEADS[kind](dim, **options)
 
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -205,9 +197,7 @@ class EMATeacher(nn.Module, Generic[Net]):
 
     def __init__(self, student: Net, momentum: float = 0.99, without: str | None = None) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise UserError(f"teacher.momentum={momentum} must lie in [0, 1].")
-        self.base = momentum
+        self.base = number("method.momentum", momentum, 0, 1)
         self.network: Net = deepcopy(student).requires_grad_(False)
         if without:
             setattr(self.network, without, None)
@@ -217,21 +207,16 @@ class EMATeacher(nn.Module, Generic[Net]):
         return cosine(step, total, self.base, 1.0)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Any:
-        """What the network returns, without gradient."""
-        return self.network(images)
-
-    @torch.no_grad()
     def update(self, student: nn.Module, step: int, total: int) -> float:
-        """Move once towards `student`; returns the momentum used."""
+        """Move once towards `student`; return the momentum used."""
         momentum = self.momentum(step, total)
-        theirs = dict(student.named_parameters())
-        mine = dict(self.network.named_parameters())
+        source = dict(student.named_parameters())
+        target = dict(self.network.named_parameters())
         # One fused call each: Python loops cost milliseconds, and a launch per tensor on a GPU.
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            list(mine.values()), [theirs[name].detach() for name in mine], 1.0 - momentum
+            list(target.values()), [source[name].detach() for name in target], 1.0 - momentum
         )
-        theirs = dict(student.named_buffers())
+        source = dict(student.named_buffers())
         for floating in (True, False):  # a fused call wants one type
             buffers = {
                 name: buffer
@@ -239,5 +224,5 @@ class EMATeacher(nn.Module, Generic[Net]):
                 if buffer.is_floating_point() == floating
             }
             if buffers:
-                torch._foreach_copy_(list(buffers.values()), [theirs[name] for name in buffers])  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_copy_(list(buffers.values()), [source[name] for name in buffers])  # pyright: ignore[reportPrivateImportUsage]
         return momentum

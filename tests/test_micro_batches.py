@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
 from pnp.data import Batch
+from pnp.distributed import gloo_group
 from pnp.errors import UserError
 from pnp.method import SelfSupervised
 from pnp.objectives import PNP
@@ -72,6 +72,7 @@ def batch(n=24):
 def step(method, images=None):
     result = method.training_step(images or batch(), 0)
     method.backward(result["loss"])
+    method.on_after_backward()
     return result, {name: p.grad for name, p in method.student.named_parameters()}
 
 
@@ -93,8 +94,8 @@ def test_pieces_of_any_size_give_the_loss_and_gradient_of_the_whole(micro_batch,
 def test_both_passes_draw_the_same_views_and_the_same_dropout():
     method = module(8, views=Noise(), layers=[nn.Dropout(0.5)], dtype=torch.float32)
     seen = []
-    embed = method.embed
-    method.embed = lambda *args, **kw: seen.append(embed(*args, **kw)) or seen[-1]
+    embed = method.embed_piece
+    method.embed_piece = lambda *args, **kw: seen.append(embed(*args, **kw)) or seen[-1]
     step(method)
     first, second = seen[:3], seen[3:]
     for one, two in zip(first, second, strict=True):
@@ -118,14 +119,11 @@ def test_running_statistics_take_in_every_view_of_every_piece_once():
 
 def worker(index, folder):
     torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=index, world_size=2)
     images = batch().images[12 * index : 12 * index + 12]
-    # 12 images per process: three pieces, and one
-    grads = [step(module(size), Batch(images, None, torch.arange(12)))[1] for size in (4, 12)]
-    torch.save(grads, f"{folder}/{index}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    with gloo_group(f"{folder}/store", index, 2):
+        # 12 images per process: three pieces, and one
+        grads = [step(module(size), Batch(images, None, torch.arange(12)))[1] for size in (4, 12)]
+        torch.save(grads, f"{folder}/{index}.pt")
 
 
 def test_two_processes_with_pieces_give_the_gradient_of_one_without(tmp_path):
