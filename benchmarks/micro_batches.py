@@ -49,7 +49,7 @@ def one_step(
     )
 
     def step(images: torch.Tensor) -> None:
-        batch = Batch(images, None, torch.arange(len(images)))
+        batch = Batch(images)
         module.backward(module.training_step(batch, 0)["loss"])
         module.zero_grad()
 

@@ -50,7 +50,6 @@ def test_every_split_and_batch_is_that_of_the_files(pictures, resident):
         assert torch.equal(got.labels, expected.labels)
     for one, two in zip(plain.train_dataloader(), fast.train_dataloader(), strict=True):
         assert torch.equal(one.images, two.images)
-        assert torch.equal(one.index, two.index)
 
 
 def test_the_array_is_made_once_and_a_changed_folder_gets_another(pictures, monkeypatch):

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 import pnp.data.loader as loader_module
-from pnp.data import FolderImages, ImageSet, Loader
+from pnp.data import Batch, FolderImages, ImageSet, Loader
 from pnp.data.loader import batches_per_epoch
 from pnp.data.names import Names
 from pnp.errors import UserError
@@ -18,8 +18,13 @@ def numbered(count: int) -> ImageSet:
     return ImageSet(name="numbered", images=images.contiguous(), labels=torch.arange(count) * 2)
 
 
+def numbers(batch: Batch) -> list[int]:
+    """Numbers of the images of a batch, which are their pixels."""
+    return batch.images[:, 0, 0, 0].tolist()
+
+
 def order(loader: Loader) -> list[list[int]]:
-    return [batch.index.tolist() for batch in loader]
+    return [numbers(batch) for batch in loader]
 
 
 def pretend(monkeypatch, rank: int, world: int) -> None:
@@ -35,10 +40,9 @@ def files(tmp_path) -> ImageSet:
     return ImageSet(name="files", images=FolderImages(tmp_path, Names(names), 4))
 
 
-def test_a_batch_brings_the_images_and_labels_of_its_index():
+def test_a_batch_brings_the_labels_of_its_images():
     for batch in Loader(numbered(20), 4):
-        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.index)
-        assert torch.equal(batch.labels, batch.index * 2)
+        assert batch.labels.tolist() == [2 * number for number in numbers(batch)]
 
 
 def test_an_epoch_is_a_permutation_without_the_incomplete_batch():
@@ -79,7 +83,7 @@ def test_a_restored_loader_continues_with_the_very_next_batch(files, k, streamin
     broken = Loader(data, 5, seed=3)
     broken.set_epoch(2)
     iterator = iter(broken)
-    got = [next(iterator).index.tolist() for _ in range(k)]
+    got = [numbers(next(iterator)) for _ in range(k)]
     resumed = Loader(data, 5, seed=3)
     resumed.load_state_dict(broken.state_dict())
     resumed.set_epoch(2)
@@ -98,9 +102,7 @@ def test_streams_give_the_same_batches_as_memory_with_and_without_workers(files)
     workers = Loader(files, 4, seed=1, num_workers=1)
     for _ in range(2):
         for a, b in zip(expected, workers, strict=True):
-            assert torch.equal(a.index, b.index)
             assert torch.equal(a.images, b.images)
-            assert torch.equal(a.images[:, 0, 0, 0].long(), a.index)
 
 
 def test_a_worker_that_decodes_ahead_does_not_move_the_position(files):
@@ -151,7 +153,7 @@ class Recorder(L.LightningModule):
         self.layer, self.seen = nn.Linear(1, 1), []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append((self.current_epoch, batch_idx, *batch.index.tolist()))
+        self.seen.append((self.current_epoch, batch_idx, *numbers(batch)))
         return self.layer(batch.images.float().mean((1, 2, 3))[:, None]).mean()
 
     def configure_optimizers(self):

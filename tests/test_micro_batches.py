@@ -66,7 +66,7 @@ def module(micro_batch, *, views=None, layers=(), dtype=torch.float64, **options
 def batch(n=24):
     draws = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (n, 3, 2, 2), dtype=torch.uint8, generator=draws)
-    return Batch(images, None, torch.arange(n))
+    return Batch(images)
 
 
 def step(method, images=None):
@@ -122,7 +122,7 @@ def worker(index, folder):
     images = batch().images[12 * index : 12 * index + 12]
     with gloo_group(f"{folder}/store", index, 2):
         # 12 images per process: three pieces, and one
-        grads = [step(module(size), Batch(images, None, torch.arange(12)))[1] for size in (4, 12)]
+        grads = [step(module(size), Batch(images))[1] for size in (4, 12)]
         torch.save(grads, f"{folder}/{index}.pt")
 
 

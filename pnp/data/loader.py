@@ -18,34 +18,20 @@ from pnp.errors import UserError
 
 @dataclass
 class Batch:
-    """What a training step gets.
+    """Input of a training step.
 
     Args:
         images: uint8, on the training device.
         labels: of the images; None when there are none.
-        index: numbers of the images in the set that the loader walks.
     """
 
     images: UInt8[Tensor, "b c h w"]
-    labels: Int64[Tensor, "b"] | None
-    index: Int64[Tensor, "b"]
+    labels: Int64[Tensor, "b"] | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(
-            images=self.images.to(device, non_blocking=True),
-            labels=labels,
-            index=self.index.to(device, non_blocking=True),
-        )
-
-    def split(self, size: int) -> list["Batch"]:
-        """Consecutive pieces of at most `size` images."""
-        cuts = [slice(i, i + size) for i in range(0, len(self.images), size)]
-        return [
-            Batch(self.images[c], None if self.labels is None else self.labels[c], self.index[c])
-            for c in cuts
-        ]
+        return Batch(self.images.to(device, non_blocking=True), labels)
 
 
 def batches_per_epoch(count: int, batch_size: int) -> int:
@@ -75,8 +61,8 @@ class Loader:
     The position is the pair (epoch, batch). Iterating starts there, runs to the end of the epoch
     and leaves the position at the start of the next one; `set_epoch` starts an epoch from its
     first batch, unless the position is in that epoch already (a resumed run). Positions count
-    batches handed to the training loop: what worker processes have decoded ahead does not count.
-    Iterate one at a time.
+    batches handed to the training loop, not those that worker processes have decoded ahead.
+    Use one iterator at a time.
 
     Lightning saves and restores the position with its checkpoints (`state_dict`), and calls
     `set_epoch` on `loader.sampler`, which is the loader itself.
@@ -88,8 +74,9 @@ class Loader:
         device: where batches are wanted.
         resident: keep images that are in memory on `device`.
         num_workers: processes that decode files; 0 decodes in threads of this process.
-        consumed: batches of the epoch that training has finished with, if somebody counts them. A
-            checkpoint written in the middle of a step then resumes with that step's batch.
+        consumed: callback returning how many batches of the epoch training has completed;
+            optional. A checkpoint written in the middle of a step then resumes with that step's
+            batch.
 
     Raises:
         UserError: a batch of 1, or larger than the set.
@@ -131,7 +118,7 @@ class Loader:
 
     @property
     def sampler(self) -> "Loader":
-        """Where Lightning looks for `set_epoch`."""
+        """The loader itself: Lightning calls `set_epoch` on the sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -140,7 +127,7 @@ class Loader:
             self.epoch, self.batch = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and what the order depends on."""
+        """The position, and everything that the order depends on."""
         batch = self.batch if self._consumed is None else min(self.batch, self._consumed())
         return {"epoch": self.epoch, "batch": batch, "order": self._order()}
 
@@ -148,7 +135,7 @@ class Loader:
         """Go to a saved position.
 
         Raises:
-            UserError: in the middle of an epoch whose order here is another one.
+            UserError: the position is inside an epoch whose order of images has changed.
         """
         if 0 < state["batch"] < len(self) and state["order"] != self._order():
             changed = ", ".join(
@@ -200,7 +187,7 @@ class Loader:
 
     def _finish(self, images: Tensor, index: Tensor) -> Batch:
         labels = None if self.data.labels is None else self.data.labels[index]
-        return Batch(images=images, labels=labels, index=index).to(self.device)
+        return Batch(images, labels).to(self.device)
 
 
 class _Order:
