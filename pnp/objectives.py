@@ -65,9 +65,11 @@ class PNP(nn.Module):
             teacher: unit embeddings `(W, N, D)` of the same images, without gradient.
             epoch: unused here; objectives with schedules ask for it.
         """
-        z, own = student, None
+        # An alias sums the gradients of the global terms before that of alignment is added: the
+        # order of version 0.1, to the last bit.
+        z, own = student[:], None
         if self.weights.keys() - {"alignment"}:
-            z, own = gather_images(student, dim=1)
+            z, own = gather_images(z, dim=1)
         compute = {
             "alignment": lambda: global_mean(losses.alignment(student, teacher), student.shape[1]),
             "variance": lambda: losses.variance(z, self.floor, self.scale, self.eps),

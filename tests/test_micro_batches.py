@@ -108,8 +108,8 @@ def test_running_statistics_take_in_every_view_of_every_piece_once():
     norm = method.student.backbone[-1]
     reference = nn.BatchNorm1d(16).double()
     with torch.no_grad():
-        for piece in batch().split(8):
-            for view in TwoShades()(piece.images, None):
+        for piece in batch().images.split(8):
+            for view in TwoShades()(piece, None):
                 reference(method.student.backbone[:-1](view))
     step(method)
     assert norm.num_batches_tracked == 6
