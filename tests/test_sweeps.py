@@ -1,6 +1,5 @@
 """Sweeps: a job is what its config says, one process does it, and none is done twice."""
 
-import json
 import os
 import re
 import signal
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pnp import locks
 from pnp.errors import UserError
-from pnp.runs import jobs, launch
+from pnp.runs import directory, jobs, launch, processes
 from pnp.runs.config import plain
 from pnp.signals import Interrupted
 
@@ -27,7 +27,7 @@ def config(compose, *overrides, **options):
 
 
 def claim(cfg):
-    return jobs.claim(cfg, plain(cfg))
+    return jobs.claim(directory.run_directory(cfg), plain(cfg))
 
 
 @pytest.mark.parametrize(
@@ -145,64 +145,87 @@ def test_of_many_that_want_a_job_one_gets_it(compose, tmp_path):
     won[0].lock.release()
 
 
-OWNER = {"pid": 1, "host": "elsewhere pid:[1]", "started": "5", "slurm": "77"}
+# A holder on another node, as `filelock` writes it.
+ELSEWHERE = "filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=0a\nduration={}\n"
 
 
-@pytest.mark.parametrize(
-    ("changes", "age", "slurm", "lives"),
-    [
-        ({}, 0, None, True),
-        ({}, jobs.STALE + 1, None, False),
-        ({}, 0, "77", False),  # our own earlier life, before the requeue
-        ({}, 0, "78", True),
-        ({"host": "here"}, 0, None, False),  # that number is another process now
-        ({"host": "here", "pid": 2**22 + 1}, 0, None, False),
-    ],
-)
-def test_an_owner_lives_while_its_process_or_its_heartbeat_does(
-    monkeypatch, changes, age, slurm, lives
-):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    if slurm:
-        monkeypatch.setenv("SLURM_JOB_ID", slurm)
-    owner = OWNER | changes
-    if owner["host"] == "here":
-        owner["host"] = jobs.this_process()["host"]
-    assert jobs.alive(owner, age) is lives
-
-
-def test_a_killed_owner_is_dead_at_once_even_as_a_zombie():
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = jobs.this_process() | {"pid": process.pid, "started": jobs._started(process.pid)}
-    assert jobs.alive(owner, 0)
-    process.kill()
-    deadline = time.monotonic() + 30
-    while jobs.alive(owner, 0) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not jobs.alive(owner, 0)
-    process.communicate()
-
-
-def test_the_lock_of_a_dead_owner_is_taken_over(compose, tmp_path):
+def hold_elsewhere(compose, monkeypatch, **slurm):
+    """Begin a job and leave it locked by a process of another machine."""
+    for key, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
     job = claim(compose())
-    job.lock.stop.set()
-    job.lock.file.write_text(json.dumps(jobs.this_process() | {"started": "before the reboot"}))
-    taken = claim(compose("resume=auto"))
-    assert json.loads(taken.lock.file.read_text()) == jobs.this_process()
-    taken.lock.release()
+    job.lock.release()
+    lock = job.folder / "lock"
+    lock.write_text(ELSEWHERE.format(locks.LEASE))
+    return lock
 
 
-def test_the_heartbeat_touches_the_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "BEAT", 0.01)
-    lock = jobs.Lock(tmp_path)
-    assert lock.acquire()
-    os.utime(lock.file, (0, 0))
-    deadline = time.monotonic() + 30
-    while lock.file.stat().st_mtime == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert lock.file.stat().st_mtime > 0
+def test_a_lock_on_another_machine_holds_while_it_is_renewed(compose, monkeypatch):
+    hold_elsewhere(compose, monkeypatch)
+    with pytest.raises(jobs.Busy, match="pid 1 on elsewhere"):
+        claim(compose("resume=auto"))
+
+
+def test_a_lock_that_nobody_renews_is_taken_over(compose, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE", 0.4)
+    monkeypatch.setattr(locks, "BEAT", 0.1)
+    lock = hold_elsewhere(compose, monkeypatch)
+    os.utime(lock, (0, 0))
+    job = claim(compose("resume=auto"))
+    assert job.lock.owner.pid == os.getpid()
+    job.lock.release()
+
+
+@pytest.mark.parametrize(("requeues", "taken"), [("0", False), ("1", True)])
+def test_a_requeued_slurm_job_takes_the_lock_of_its_earlier_life_on_another_node(
+    compose, monkeypatch, requeues, taken
+):
+    hold_elsewhere(compose, monkeypatch, JOB_ID="77", JOB_NAME="bash")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", requeues)
+    if taken:
+        claim(compose("resume=auto")).lock.release()
+    else:
+        with pytest.raises(jobs.Busy):
+            claim(compose("resume=auto"))
+
+
+def test_another_slurm_job_is_no_earlier_life(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert processes.is_earlier_life(["78", 0])
+    assert not processes.is_earlier_life(["77", 0])
+    assert not processes.is_earlier_life([None, 0])
+    assert not processes.is_earlier_life(None)
+
+
+def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
+    script = """if True:
+        import pathlib, sys
+        from pnp import locks
+        lock = locks.lease(pathlib.Path(sys.argv[1]))
+        print(locks.acquire(lock), flush=True)
+        input()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "None\n"
+    lock = locks.lease(tmp_path / "lock")
+    assert locks.acquire(lock) == f"pid {process.pid} on {lock.owner.hostname}"
+    process.kill()
+    process.communicate()
+    assert locks.acquire(lock) is None
     lock.release()
-    assert not lock.file.exists()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_the_lock_of_version_0_1_is_taken_over_when_it_is_old(compose, tmp_path):
+    lock = tmp_path / "run" / "lock"
+    lock.parent.mkdir()
+    lock.write_text('{"pid": 1, "host": "elsewhere", "started": "5", "slurm": null}')
+    os.utime(lock, (0, 0))
+    claim(compose()).lock.release()
 
 
 # A sweep of nothing: what happens around the work is the same as for a training.

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import optuna
 import pytest
 
+from pnp import locks
 from pnp.cli import tune
 from pnp.errors import UserError
+from pnp.runs import processes, search
 from pnp.runs.launch import compose
 from pnp.signals import Interrupted
 
@@ -43,6 +45,12 @@ def trained(monkeypatch):
     return calls
 
 
+def run_search(settings, given):
+    import pnp.cli.train
+
+    return search.search(settings, given, pnp.cli.train.train)
+
+
 def study_of(settings):
     return optuna.load_study(
         study_name="pnp", storage=f"sqlite:///{settings['dir']}/study/study.db"
@@ -52,7 +60,7 @@ def study_of(settings):
 @pytest.mark.parametrize("metric", ["test/knn/teacher", "band/mean/teacher/width", "reference/x"])
 def test_a_metric_of_the_test_split_is_refused(settings, metric):
     with pytest.raises(UserError, match="looks at validation only"):
-        tune.search(settings | {"metric": metric}, [])
+        run_search(settings | {"metric": metric}, [])
 
 
 @pytest.mark.parametrize(
@@ -69,23 +77,23 @@ def test_a_metric_of_the_test_split_is_refused(settings, metric):
 )
 def test_a_space_that_cannot_work_is_a_message(settings, space, message):
     with pytest.raises(UserError, match=message):
-        tune.search(settings | {"space": space}, [])
+        run_search(settings | {"space": space}, [])
 
 
 def test_trials_do_not_look_at_test_unless_told_to(settings, trained):
-    tune.search(settings | {"n_trials": 1}, [])
+    run_search(settings | {"n_trials": 1}, [])
     assert trained[0].evaluation.test is False
     assert trained[0].data.pretrain_on == ["train"]
     told = settings | {"n_trials": 1, "name": "told"}
-    tune.search(told, ["data.pretrain_on=[train,validation]"])
+    run_search(told, ["data.pretrain_on=[train,validation]"])
     assert trained[1].data.pretrain_on == ["train", "validation"]
 
 
 def test_the_same_command_goes_on_and_draws_other_points(settings, trained, capsys):
-    assert tune.search(settings, ["seed=4"]) == 0
-    assert tune.search(settings, ["seed=4"]) == 0
+    assert run_search(settings, ["seed=4"]) == 0
+    assert run_search(settings, ["seed=4"]) == 0
     assert len(trained) == 3
-    assert tune.search(settings | {"n_trials": 5}, ["seed=4"]) == 0
+    assert run_search(settings | {"n_trials": 5}, ["seed=4"]) == 0
     assert len(trained) == 5
     assert len({cfg.optim.lr for cfg in trained}) == 5
     assert all(1e-4 <= cfg.optim.lr <= 1e-2 for cfg in trained)
@@ -98,15 +106,15 @@ def test_the_same_command_goes_on_and_draws_other_points(settings, trained, caps
 
 
 def test_a_study_of_other_settings_is_not_mixed_up(settings, trained):
-    tune.search(settings | {"n_trials": 1}, [])
+    run_search(settings | {"n_trials": 1}, [])
     with pytest.raises(UserError, match=r"given: \[\] -> \['seed=1'\]"):
-        tune.search(settings, ["seed=1"])
+        run_search(settings, ["seed=1"])
 
 
 def test_a_trial_below_the_median_is_stopped_and_counted(settings, trained):
     space = {"optim.lr": [0.004, 0.001]}
     prune = {"when": "probe/teacher/knn", "startup_trials": 1, "warmup_epochs": 1}
-    tune.search(settings | {"space": space, "n_trials": 12, "prune": prune}, [])
+    run_search(settings | {"space": space, "n_trials": 12, "prune": prune}, [])
     trials = study_of(settings).trials
     assert len(trials) == 12
     pruned = [t for t in trials if t.state.name == "PRUNED"]
@@ -125,9 +133,9 @@ def test_an_interrupted_trial_is_done_again_with_the_same_values(settings, train
 
     monkeypatch.setattr("pnp.cli.train.train", interrupted)
     with pytest.raises(Interrupted):
-        tune.search(settings, [])
+        run_search(settings, [])
     monkeypatch.setattr("pnp.cli.train.train", whole)
-    tune.search(settings, [])
+    run_search(settings, [])
     first, second, *_ = study_of(settings).trials
     assert first.params == second.params
     assert second.user_attrs["continues"] == 0
@@ -137,14 +145,14 @@ def test_an_interrupted_trial_is_done_again_with_the_same_values(settings, train
 def test_the_trial_of_a_killed_process_is_done_again_and_that_of_a_living_one_not(
     settings, trained, tmp_path
 ):
-    from pnp.runs import jobs
-
-    study = tune.open_study(tmp_path / "study", settings, SPACE, [])
-    for started in ("before", jobs.this_process()["started"]):
+    study = search.open_study(tmp_path / "study", settings, SPACE, [])
+    life = processes.slurm_life()
+    for worker in ("worker-dead.lock", "worker-alive.lock"):
         trial = study.ask()
-        trial.set_user_attr("owner", jobs.this_process() | {"started": started})
-        tune.suggest(trial, SPACE, compose("train", []))
-    tune.search(settings, [])
+        trial.set_user_attr("worker", [worker, life])
+        search.suggest(trial, SPACE, compose("train", []))
+    with locks.lease(tmp_path / "study" / "worker-alive.lock"):
+        run_search(settings, [])
     dead, living, again, *_ = study_of(settings).trials
     assert [t.state.name for t in (dead, living, again)] == ["FAIL", "RUNNING", "COMPLETE"]
     assert again.params == dead.params
@@ -157,14 +165,14 @@ def test_failures_are_listed_and_three_without_a_success_end_the_search(
         raise UserError("the loss is not finite")
 
     monkeypatch.setattr("pnp.cli.train.train", train)
-    assert tune.search(settings | {"n_trials": 9}, []) == 1
+    assert run_search(settings | {"n_trials": 9}, []) == 1
     assert capsys.readouterr().err.count("the loss is not finite") == 6  # when it fails, and last
     assert len(study_of(settings).trials) == 3
 
 
 def test_whole_numbers_stay_whole(settings, trained):
     space = {"data.batch_size": {"low": 8, "high": 64}, "objective.margin": {"low": 0, "high": 1}}
-    tune.search(settings | {"space": space, "n_trials": 2}, [])
+    run_search(settings | {"space": space, "n_trials": 2}, [])
     assert all(isinstance(cfg.data.batch_size, int) for cfg in trained)
     assert all(isinstance(cfg.objective.margin, float) for cfg in trained)
 

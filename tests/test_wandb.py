@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from pnp.errors import UserError
-from pnp.loggers import wandb as tracking
 from pnp.loggers.wandb import WandbLog
 from pnp.loggers.wandb_results import band_rows, term_shares
 from pnp.loggers.wandb_workspace import BARS, CURVES, LINES, PINNED, workspace
 
 GROUPS = {"loss", "geometry", "probe", "band", "speed", "health", "optim", "progress"}
 KEY = "0" * 40
+LOGS: list[WandbLog] = []  # those that started W&B
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,8 @@ def _own_wandb(monkeypatch, tmp_path):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "own"))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(name, raising=False)
+    start = WandbLog._init
+    monkeypatch.setattr(WandbLog, "_init", lambda log, **k: (LOGS.append(log), start(log, **k))[1])
     yield
     settle()
 
@@ -40,8 +42,8 @@ def settle():
     """End W&B's own process: until then it writes its files, and keeps the environment it read."""
     import wandb
 
-    while tracking._open:
-        tracking._open[-1].close(1)
+    while LOGS:
+        LOGS.pop().close(1)
     wandb.teardown()
 
 
@@ -279,18 +281,26 @@ def test_a_run_that_starts_anew_in_its_directory_replaces_the_old_one(tmp_path):
     assert "alert" not in found
 
 
-def test_a_job_that_broke_after_training_does_not_receive_the_next_jobs_values(tmp_path):
-    first, second = WandbLog(tmp_path / "a"), WandbLog(tmp_path / "b")
-    rows(first, 0, 1)
-    first.finalize("success")  # training is over; its evaluation breaks
-    rows(second, 0)
-    second.close(0)
-    a, b = offline(tmp_path / "a"), offline(tmp_path / "b")
-    assert list(history(a)) == [0, 1]
-    assert [r.exit_code for r in a["exit"]] == [1]
-    assert list(history(b)) == [0]
-    assert [r.exit_code for r in b["exit"]] == [0]
-    assert a["run"][0].run_id != b["run"][0].run_id
+def test_a_job_that_breaks_in_its_evaluation_ends_its_own_run_and_not_the_callers(
+    compose, tmp_path, monkeypatch
+):
+    import wandb
+
+    from pnp.cli.train import train
+    from pnp.evaluation import evaluate
+
+    def broken(*args):
+        raise UserError("no room for the features")
+
+    monkeypatch.setattr(evaluate, "judge", broken)
+    callers = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
+    with pytest.raises(UserError, match="no room"):
+        train(compose("logger=wandb", "trainer.max_epochs=1"))
+    assert wandb.run is callers
+    callers.log({"still": "open"})
+    callers.finish()
+    ours = offline(tmp_path / "run")
+    assert [record.exit_code for record in ours["exit"]] == [1]
 
 
 def test_the_jobs_of_a_sweep_make_one_group_and_are_named_by_their_overrides(tmp_path):
@@ -332,8 +342,8 @@ def test_the_agent_of_a_wandb_sweep_decides_the_run_and_its_project(tmp_path, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "onlin"}, "choose offline, online"),
-        ({"histograms": -1}, "negative"),
+        ({"mode": "onlin"}, "wandb.mode=onlin is unknown; choose from offline, online"),
+        ({"histograms": -1}, "wandb.histograms=-1: give a whole number, at least 0"),
         ({"artifact": True}, r"Did you mean wandb\.artifacts"),
     ],
 )

@@ -1,6 +1,6 @@
 """Checkpoints: last, best by online kNN, and a clean stop when a signal asks for it."""
 
-import os
+from contextlib import nullcontext
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from pnp.errors import UserError
+from pnp.errors import whole
+from pnp.files import replacing
 from pnp.signals import Interrupted, listener
 
 
@@ -16,8 +17,8 @@ class Checkpoints(Checkpoint):
     """Write `last.ckpt` every epoch and `best.ckpt` whenever online kNN on validation improves.
 
     Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 finish the step, save `last.ckpt` and raise
-    `pnp.signals.Interrupted`; a second Ctrl-C stops at once. Files are replaced atomically and are
-    on the disk before they are: whatever happens, a reader sees the old or the new one, whole.
+    `pnp.signals.Interrupted`; a second Ctrl-C stops at once. Files are replaced whole: whatever
+    happens, a reader sees the old or the new one.
 
     Args:
         folder: where the files go.
@@ -33,8 +34,7 @@ class Checkpoints(Checkpoint):
         monitor: str = "probe/teacher/knn",
         every_n_steps: int = 0,
     ) -> None:
-        if every_n_steps < 0:
-            raise UserError(f"callbacks.checkpoints.every_n_steps={every_n_steps} is negative.")
+        whole("callbacks.checkpoints.every_n_steps", every_n_steps, 0)
         self.folder, self.config, self.monitor = Path(folder), config or {}, monitor
         self.every_n_steps = every_n_steps
         self.best: float | None = None
@@ -49,7 +49,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer, "last")
 
     def stopping(self, trainer: L.Trainer) -> bool:
-        """Whether a signal has come, on any rank: all have to leave after the same step."""
+        """Tell whether a signal came, on any rank: all have to leave after the same step."""
         self.stop_requested |= bool(listener.seen)
         if trainer.world_size > 1:
             self.stop_requested = trainer.strategy.reduce_boolean_decision(
@@ -97,14 +97,10 @@ class Checkpoints(Checkpoint):
         listener.deferred = False
 
     def save(self, trainer: L.Trainer, name: str) -> None:
-        """Write `<folder>/<name>.ckpt` atomically."""
-        final = self.folder / f"{name}.ckpt"
-        partial = final.with_suffix(".part")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            _sync(partial)
-            partial.replace(final)
-            _sync(self.folder)
+        """Replace `<folder>/<name>.ckpt`; every rank has to call it."""
+        file = self.folder / f"{name}.ckpt"
+        with replacing(file) if trainer.is_global_zero else nullcontext(file) as part:
+            trainer.save_checkpoint(part)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -119,12 +115,3 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best value so far."""
         self.best = state_dict["best"]
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written: a rename may otherwise outlive a power cut alone."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,5 @@
 """Every epoch, student and teacher on held-out images: geometry, online kNN, collapse alarm."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pnp import geometry
 from pnp.data import ImageSet
 from pnp.evaluation.features import extract
 from pnp.evaluation.probes import knn_votes
+from pnp.files import write_json
 from pnp.loggers.wandb import WandbLog
 from pnp.method import SelfSupervised
 from pnp.seeds import generator
@@ -163,7 +163,7 @@ class Monitor(L.Callback):
                     title = f"{kind} collapse of the {name}"
                     log.alarm(title, alarm["message"], trainer.global_step - 1)
                 if self.file:
-                    self.file.write_text(json.dumps(self.alarms, indent=1))
+                    write_json(self.file, self.alarms)
 
     def state_dict(self) -> dict[str, Any]:
         """Alarms so far: a resumed run does not raise them twice."""

@@ -35,7 +35,7 @@ def train(cfg: Any, watchers: Sequence["Callback"] = ()) -> dict[str, float]:
     processes.end_with_parent()
     config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
     config["choices"] = directory.choices()
-    job = jobs.claim(cfg, config)
+    job = jobs.claim(directory.run_directory(cfg), config)
     if job.metrics is not None:
         print(f"already finished: {job.folder}")
         return job.metrics
@@ -73,12 +73,16 @@ def fit(
     if trainer.is_global_zero:
         _announce(trainer, module, data, config, folder, step)
         files.write_json(folder / "splits.json", data.split_record())
-    with warnings.catch_warnings():
-        ignore_known_warnings()
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    fitted = time.time()
-    facts["training_seconds"] = round(fitted - started, 1)
-    metrics = finish(folder, config, trainer, module, initial, data, facts)
+    try:
+        with warnings.catch_warnings():
+            ignore_known_warnings()
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        facts["training_seconds"] = round(time.time() - started, 1)
+        metrics = finish(folder, config, trainer, module, initial, data, facts)
+    except BaseException:
+        for logger in trainer.loggers:  # Lightning does so for failures of its own part only
+            logger.finalize("failed")
+        raise
     leave_at_exit()
     return metrics
 

@@ -1,6 +1,5 @@
 """A folder of images as one memory-mapped array: converted once, shared by every later process."""
 
-import fcntl
 import hashlib
 import json
 import zlib
@@ -24,10 +23,12 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from pnp import locks
 from pnp.data.files import CHUNK, FolderImages, decode_each, unreadable
 from pnp.data.names import ENCODING, ODD
 from pnp.distributed import rank
 from pnp.errors import UserError
+from pnp.files import read_json, write_json, write_text
 
 VERSION = 1  # of the decoding: another number makes new arrays
 # Checksums are read back over at most so many bytes, evenly spread, when an array is opened.
@@ -66,7 +67,7 @@ def cached(
             f"cannot write the image cache {folder}: {error.strerror}. Set data.cache_dir=FOLDER "
             "to a place with room, or data.cache=false."
         ) from error
-    known = json.loads(file.with_suffix(".json").read_text())
+    known = read_json(file.with_suffix(".json"))
     _verify(file, known)
     kept = torch.arange(len(images))
     if known["bad"]:
@@ -142,9 +143,7 @@ def _make(images: FolderImages, file: Path) -> None:
     bad = {number: why for entry in done for number, why in entry["bad"].items()}
     partial.replace(file)
     known = {"shape": shape, "chunk": CHUNK, "crc": [entry["crc"] for entry in done], "bad": bad}
-    whole = file.with_suffix(".json.part")
-    whole.write_text(json.dumps(known))
-    whole.replace(file.with_suffix(".json"))
+    write_json(file.with_suffix(".json"), known)
     journal.unlink()
 
 
@@ -157,7 +156,7 @@ def _journal(file: Path) -> list[dict[str, Any]]:
                 done.append(json.loads(line))
             except json.JSONDecodeError:
                 break
-        file.write_text("".join(json.dumps(entry) + "\n" for entry in done))
+        write_text(file, "".join(json.dumps(entry) + "\n" for entry in done))
     return done
 
 
@@ -187,13 +186,14 @@ def _crc(pixels: np.ndarray) -> int:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it, however it ends."""
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if rank() == 0:
-                print(f"waiting for another process that converts the images ({lock})")
-            fcntl.flock(stream, fcntl.LOCK_EX)
+def _alone(file: Path) -> Iterator[None]:
+    """One process at a time."""
+    lock = locks.lease(file)
+    if (owner := locks.acquire(lock)) is not None:
+        if rank() == 0:
+            print(f"waiting for {owner}, which converts the images ({file})")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

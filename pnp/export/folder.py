@@ -4,7 +4,6 @@ The folder holds `model.safetensors` (the backbone's own state dict), `config.js
 `pnp.export.encoder` loads it.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pnp import files
 from pnp.errors import UserError
 from pnp.export.encoder import CONFIG, FORMAT, VERSION, WEIGHTS, Encoder, read_config
 
@@ -64,9 +64,8 @@ def save(
         # Clones: safetensors refuses tensors that share memory, as tied weights do.
         state = {k: v.detach().clone().contiguous() for k, v in net.backbone.state_dict().items()}
         save_file(state, part / WEIGHTS, metadata={"format": "pt"})
-        text = json.dumps(config, indent=1, ensure_ascii=False)
-        (part / CONFIG).write_text(text + "\n", encoding="utf-8")
-        (part / CARD).write_text(card, encoding="utf-8")
+        files.write_json(part / CONFIG, config)
+        files.write_text(part / CARD, card)
         # safetensors lets the owner alone read; the folder is there to be shared.
         (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)
         if onnx:

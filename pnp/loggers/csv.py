@@ -2,12 +2,15 @@
 
 import csv
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
+
+from pnp.files import read_csv, replacing
 
 
 class CSVLog(Logger):
@@ -49,7 +52,7 @@ class CSVLog(Logger):
     @rank_zero_only
     def continue_from(self, step: int) -> None:
         """Keep the rows before `step`, drop the later ones: they will be logged again."""
-        if rows := self._rows():
+        if rows := read_csv(self.file):
             self.columns = list(rows[0])
             self._rewrite([row for row in rows if int(row["step"]) < step])
 
@@ -64,22 +67,13 @@ class CSVLog(Logger):
         new = [key for key in row if key not in self.columns]
         if new or not self.file.exists():
             self.columns += new
-            self._rewrite([*self._rows(), row])
+            self._rewrite([*read_csv(self.file), row])
         else:
-            with self.file.open("a", newline="") as stream:
+            with self.file.open("a", newline="", encoding="utf-8") as stream:
                 csv.DictWriter(stream, self.columns).writerow(row)
 
-    def _rows(self) -> list[dict[str, Any]]:
-        if not self.file.exists():
-            return []
-        # A row that a power cut left half written is no row.
-        whole = self.file.read_text().rpartition("\n")[0]
-        return list(csv.DictReader(whole.splitlines()))
-
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        partial = self.file.with_suffix(".part")
-        with partial.open("w", newline="") as stream:
+    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        with replacing(self.file) as part, part.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self.file)

@@ -17,9 +17,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, triu_indices
 
-from pnp.errors import UserError
-
-_open: list["WandbLog"] = []
+from pnp import files
+from pnp.errors import UserError, choice, whole
 
 
 class WandbLog(Logger):
@@ -61,10 +60,8 @@ class WandbLog(Logger):
         artifacts: bool = False,
     ) -> None:
         super().__init__()
-        if mode not in ("offline", "online"):
-            raise UserError(f"wandb.mode={mode!r}: choose offline, online, or logger=csv.")
-        if histograms < 0:
-            raise UserError(f"wandb.histograms={histograms} is negative: 0 logs none.")
+        choice("wandb.mode", mode, ("offline", "online"))
+        whole("wandb.histograms", histograms, 0)
         self.folder, self.config = Path(folder), config or {}
         self.mode, self.project, self.entity = mode, project, entity
         self.label, self.group, self.tags = name or self.folder.name, group, list(tags)
@@ -167,7 +164,7 @@ class WandbLog(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """End the W&B run if training failed or was stopped; else results are still to come."""
+        """End the W&B run if something failed or was stopped; else results are still to come."""
         if status != "success":
             self.close(1)
 
@@ -198,7 +195,6 @@ class WandbLog(Logger):
         """End the W&B run; nothing where none was started."""
         if self.run is not None:
             run, self.run = self.run, None
-            _open.remove(self)
             self.stream.close()
             run.finish(exit_code=exit_code)
 
@@ -206,16 +202,11 @@ class WandbLog(Logger):
         """Start W&B, once; `step` is where training goes on from, None its end."""
         if self.run is not None:
             return
-        while _open:  # an earlier job of this process that broke after its training
-            _open[-1].close(1)
         kept = [e for e in _entries(self.journal) if step is None or e["step"] < step]
         self.journal.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.journal.with_suffix(".part")
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        partial.replace(self.journal)
+        files.write_text(self.journal, "".join(json.dumps(entry) + "\n" for entry in kept))
         self.run = self._init(resume=bool(kept) and self.mode == "online")
-        self.stream = self.journal.open("a", buffering=1)
-        _open.append(self)
+        self.stream = self.journal.open("a", buffering=1, encoding="utf-8")
         self.known = self.run.starting_step if kept else 0
         for entry in kept:
             self._send(entry)
@@ -266,8 +257,8 @@ class WandbLog(Logger):
         """The id that this directory's W&B run keeps for good."""
         file = self.journal.with_name("id")
         if not file.exists():
-            file.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
-        return file.read_text().strip()
+            files.write_text(file, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
+        return files.read_text(file).strip()
 
     def _record(self, entry: dict[str, Any]) -> None:
         self.stream.write(json.dumps(entry) + "\n")
@@ -299,7 +290,7 @@ def _entries(journal: Path) -> list[dict[str, Any]]:
     """The lines of a journal; one cut short by a kill is left out."""
     entries: list[dict[str, Any]] = []
     if journal.exists():
-        for line in journal.read_text().splitlines():
+        for line in files.read_text(journal).splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 entries.append(json.loads(line))
     return entries

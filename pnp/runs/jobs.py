@@ -1,29 +1,25 @@
-"""One job, one owner: what identifies a run, who works on it, and what is left to do for it."""
+"""One job, one owner: the identity of a run, its lock, and what is left to do for it."""
 
-import fcntl
 import hashlib
 import json
 import os
-import socket
-import sys
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pnp import files
+from pnp import files, locks
 from pnp.errors import UserError
 from pnp.keys import NEUTRAL, original
 from pnp.runs import directory, processes
 from pnp.signals import listener
 
-BEAT = 20.0  # seconds between signs of life
-STALE = 300.0  # seconds without one after which an owner on another machine is given up
-# What a run in the same folder must not find of the one before it.
+if TYPE_CHECKING:
+    from filelock import SoftFileLease
+
+# Files of an earlier run that a new one in the same folder must not find.
 LEFTOVERS = (
     "metrics.json", "run.json", "band.json", "alarms.json", "error.txt", "report.html",
     "checkpoints/*.ckpt",
@@ -59,69 +55,21 @@ def run_name(overrides: str) -> str:
     return name or "default"
 
 
-class Lock:
-    """The file `lock` in a run directory: there while its owner lives and touches it.
-
-    Args:
-        folder: the run directory.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "lock"
-        self.stop = threading.Event()
-
-    def owner(self) -> str | None:
-        """Who holds it, in words; None if nobody does, or nobody alive."""
-        try:
-            text, age = self.file.read_text(), time.time() - self.file.stat().st_mtime
-        except OSError:
-            return None
-        try:
-            owner = json.loads(text)
-        except ValueError:  # being written, or its machine died while writing
-            return "a process that just started" if age < STALE else None
-        return f"pid {owner['pid']} on {owner['host']}" if alive(owner, age) else None
-
-    def acquire(self) -> bool:
-        """Take it if nobody alive has it; call it inside `_alone`."""
-        if self.owner() is not None:
-            return False
-        self.file.unlink(missing_ok=True)
-        try:
-            with self.file.open("x") as stream:
-                json.dump(this_process(), stream)
-        except FileExistsError:
-            return False
-        self.stop.clear()
-        threading.Thread(target=self._beat, daemon=True).start()
-        return True
-
-    def release(self) -> None:
-        """Give it back."""
-        self.stop.set()
-        self.file.unlink(missing_ok=True)
-
-    def _beat(self) -> None:
-        while not self.stop.wait(BEAT):
-            with suppress(OSError):
-                os.utime(self.file)
-
-
 @dataclass
 class Job:
     """A run directory that this process owns while the job is entered.
 
     Args:
         folder: the run directory.
-        checkpoint: where to go on from; None starts anew.
-        metrics: of a job that is finished already: nothing is to be done.
-        lock: None on ranks other than 0.
+        checkpoint: checkpoint to resume from; None starts anew.
+        metrics: of a job that is already finished: nothing is left to do.
+        lock: None on ranks other than 0, and of a finished job.
     """
 
     folder: Path
     checkpoint: Path | None = None
     metrics: dict[str, float] | None = None
-    lock: Lock | None = field(default=None, repr=False)
+    lock: "SoftFileLease | None" = field(default=None, repr=False)
 
     def __enter__(self) -> "Job":
         listener.__enter__()
@@ -130,63 +78,82 @@ class Job:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             if self.lock and isinstance(error, Exception):
-                told = str(error) if isinstance(error, UserError) else traceback.format_exc()
+                text = str(error) if isinstance(error, UserError) else traceback.format_exc()
                 with suppress(OSError):
-                    (self.folder / "error.txt").write_text(told)
-            _finish_wandb(failed=error is not None)
+                    files.write_text(self.folder / "error.txt", text)
         finally:
             listener.__exit__()
             if self.lock:
                 self.lock.release()
 
 
-def claim(cfg: Any, config: dict[str, Any]) -> Job:
-    """Find the run directory of a job and take it.
+def claim(folder: Path, config: dict[str, Any]) -> Job:
+    """Find the run directory of a job and lock it.
 
-    `resume` decides: `auto` looks in the run directory, then among its siblings, for the newest run
-    of the same identity, and skips it when finished, goes on when not; a path goes on from there;
-    false starts anew. null means auto for the jobs of a multirun and for a SLURM job that was
-    requeued, and anew otherwise.
+    `resume` decides. `auto` looks in the run directory, then among its siblings, for the newest run
+    of the same identity; a finished one is skipped, another one resumed. A path is resumed from.
+    false starts anew. null means auto for the jobs of a multirun and for a requeued SLURM job, and
+    anew otherwise.
 
     Args:
-        cfg: as Hydra composed it.
-        config: the same as plain dicts, with `choices`.
+        folder: the run directory of this process.
+        config: resolved, with `choices`.
 
     Raises:
         Busy: another process works on this job.
         UserError: `resume` names no checkpoint, or one of another config.
     """
-    folder, resume = directory.run_directory(cfg), cfg.resume
-    if resume is None and (directory.is_multirun() or int(os.getenv("SLURM_RESTART_COUNT") or 0)):
+    resume = config["resume"]
+    if resume is None and (directory.is_multirun() or processes.slurm_life()[1]):
         resume = "auto"
     started_by_lightning = int(os.getenv("LOCAL_RANK") or 0) > 0
     if started_by_lightning or processes.started_outside()[0] > 0:
-        made, folder = folder, processes.agreed(Path(os.getenv("PNP_RUN_DIR") or folder))
-        _drop_empty(made, folder)
-        return _plan(folder, config, resume, anew=False)
-    with _alone(folder.parent):
-        made, folder = folder, _find(folder, config, resume)
-        lock = Lock(folder)
-        if (owner := lock.owner()) is not None:
-            raise Busy(
-                f"{folder} is being written by {owner}. Wait for it, or give another "
-                "hydra.run.dir=PATH."
-            )
+        shared = processes.agreed(Path(os.getenv("PNP_RUN_DIR") or folder))
+        _remove_empty(folder, shared)
+        return _plan(shared, config, resume, anew=False)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locks.lease(folder.parent / ".choosing"):  # one process at a time looks among the siblings
+        own, folder = folder, _find(folder, config, resume)
         directory.make(folder)
-        _drop_empty(made, folder)
-        job = _plan(folder, config, resume, anew=True)
-        if job.metrics is None:
-            lock.acquire()
-            job.lock = lock
-            for partial in folder.rglob("*.part"):
-                partial.unlink(missing_ok=True)
-            for name in ("error.txt", "metrics.json"):  # of this job's earlier life
-                (folder / name).unlink(missing_ok=True)
-            directory.save_config(folder, config)
-            files.write_json(folder / "job.json", {"identity": identity(config)})
+        _remove_empty(own, folder)
+        lock = _lock(folder)
+        try:
+            job = _plan(folder, config, resume, anew=True)
+            if job.metrics is None:
+                _prepare(folder, config)
+                job.lock = lock
+            else:
+                lock.release()
+        except BaseException:
+            lock.release()
+            raise
     processes.agreed(folder)
     os.environ["PNP_RUN_DIR"] = str(folder)  # for the ranks that Lightning starts
     return job
+
+
+def _lock(folder: Path) -> "SoftFileLease":
+    """The lock of a run directory, acquired."""
+    lock = locks.lease(folder / "lock")
+    if processes.is_earlier_life(_record(folder).get("slurm")):
+        lock.force_break()  # held on another node: nobody there renews it, and nobody waits for it
+    if (owner := locks.acquire(lock)) is not None:
+        raise Busy(
+            f"{folder} is being written by {owner}. Wait for it, or give another "
+            "hydra.run.dir=PATH."
+        )
+    return lock
+
+
+def _prepare(folder: Path, config: dict[str, Any]) -> None:
+    """Remove what an earlier life of this job left half-done, and say whose directory it is."""
+    for part in folder.rglob(f"*{files.PART}"):
+        part.unlink(missing_ok=True)
+    for name in ("error.txt", "metrics.json"):
+        (folder / name).unlink(missing_ok=True)
+    directory.save_config(folder, config)
+    record = {"identity": identity(config), "slurm": processes.slurm_life()}
+    files.write_json(folder / "job.json", record)
 
 
 def _find(folder: Path, config: dict[str, Any], resume: Any) -> Path:
@@ -194,11 +161,13 @@ def _find(folder: Path, config: dict[str, Any], resume: Any) -> Path:
     if resume != "auto":
         return folder
     name = identity(config)
-    if _identity_of(folder) == name:
+    if _record(folder).get("identity") == name:
         return folder
-    begun = [p.parent for p in folder.parent.glob("*/job.json") if _identity_of(p.parent) == name]
+    begun = [
+        p for p in folder.parent.glob("*/job.json") if _record(p.parent).get("identity") == name
+    ]
     if begun:
-        return max(begun, key=lambda p: (p / "job.json").stat().st_mtime)
+        return max(begun, key=lambda p: p.stat().st_mtime).parent
     taken = directory.saved_config(folder)
     if taken is not None and directory.is_multirun() and identity(taken) != name:
         return folder.with_name(f"{folder.name}_{name[:6]}")
@@ -206,7 +175,7 @@ def _find(folder: Path, config: dict[str, Any], resume: Any) -> Path:
 
 
 def _plan(folder: Path, config: dict[str, Any], resume: Any, *, anew: bool) -> Job:
-    """What is to be done in `folder`; `anew` clears away what an earlier run left."""
+    """Work left to do in `folder`; `anew` removes what an earlier run left there."""
     if resume and resume != "auto":
         checkpoint = directory.find_checkpoint(str(resume))
         if anew:
@@ -225,7 +194,7 @@ def _plan(folder: Path, config: dict[str, Any], resume: Any, *, anew: bool) -> J
             )
         finished = folder / "metrics.json"
         if finished.is_file() and identity(old) == identity(config):
-            return Job(folder, metrics=json.loads(finished.read_text()))
+            return Job(folder, metrics=files.read_json(finished))
         return Job(folder, last if last.is_file() else None)
     if anew:
         _clear(folder)
@@ -238,85 +207,17 @@ def _clear(folder: Path) -> None:
             file.unlink()
 
 
-def _drop_empty(made: Path, folder: Path) -> None:
-    """Remove the directory that Hydra made when the run lives elsewhere."""
-    if made.resolve() != folder.resolve():
-        for path in (made / "checkpoints", made / "figures", made):
+def _remove_empty(own: Path, folder: Path) -> None:
+    """Remove the directory that Hydra made for us when the run lives elsewhere."""
+    if own.resolve() != folder.resolve():
+        for path in (own / "checkpoints", own / "figures", own):
             with suppress(OSError):
                 path.rmdir()
 
 
-def _identity_of(folder: Path) -> str | None:
+def _record(folder: Path) -> dict[str, Any]:
+    """The `job.json` of a run directory; empty where there is none to be read."""
     try:
-        return json.loads((folder / "job.json").read_text())["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-@contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """Only one process at a time chooses among the run directories of `parent`."""
-    parent.mkdir(parents=True, exist_ok=True)
-    with (parent / ".choosing").open("w") as stream:
-        with suppress(OSError):  # a file system without locks: the lock file alone must do
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def this_process() -> dict[str, Any]:
-    """What tells this process from every other, for `alive`."""
-    return {
-        "pid": os.getpid(),
-        "host": _host(),
-        "started": _started(os.getpid()),
-        "slurm": os.getenv("SLURM_JOB_ID"),
-    }
-
-
-def _host() -> str:
-    """This machine and its numbering of processes: containers may share a name, but not that."""
-    with suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    return socket.gethostname()
-
-
-def alive(owner: dict[str, Any], age: float) -> bool:
-    """Whether the process described by `this_process` still runs.
-
-    Args:
-        owner: its description.
-        age: seconds since its last sign of life; what counts if it is on another machine.
-    """
-    if owner["host"] == _host():
-        return (started := _started(owner["pid"])) is not None and started == owner["started"]
-    # A requeued job keeps its number: the owner is our own earlier life on another node.
-    if owner["slurm"] is not None and owner["slurm"] == os.getenv("SLURM_JOB_ID"):
-        return False
-    return age < STALE
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, as the kernel counts it; None if there is none (a zombie is none)."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.parent.parent.joinpath("self").exists():
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else fields[19]
-    try:  # no /proc: a number that was given again looks alive until its lock is stale
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "unknown"
-
-
-def _finish_wandb(*, failed: bool) -> None:
-    """Close the W&B run: the next job of a sweep must not write into it."""
-    if "wandb" in sys.modules:
-        import wandb
-
-        if wandb.run is not None:
-            wandb.finish(exit_code=int(failed))
+        return files.read_json(folder / "job.json", dict, {})
+    except UserError:
+        return {}

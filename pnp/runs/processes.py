@@ -4,9 +4,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from pnp import files
 from pnp.errors import UserError
 
 
@@ -26,12 +28,23 @@ def started_outside(env: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return 0, 1
 
 
+def slurm_life(env: Mapping[str, str] = os.environ) -> tuple[str | None, int]:
+    """The SLURM job that this process belongs to, None if it does not, and its requeues so far."""
+    return env.get("SLURM_JOB_ID"), int(env.get("SLURM_RESTART_COUNT") or 0)
+
+
+def is_earlier_life(life: Sequence[Any] | None) -> bool:
+    """Tell whether `slurm_life` of another process is this job before it was requeued."""
+    job, requeues = slurm_life()
+    return life is not None and job is not None and life[0] == job and life[1] < requeues
+
+
 def check(trainer: Mapping[str, object], multirun: bool) -> None:
-    """Refuse what would hang or train the wrong thing.
+    """Refuse processes that would hang or train the wrong thing.
 
     Args:
         trainer: the config's section.
-        multirun: whether this is one job of `-m` in the process that runs all of them.
+        multirun: this is one job of `-m`, in the process that runs all of them.
 
     Raises:
         UserError: several processes inside a multirun, or not as many as the trainer expects.
@@ -85,14 +98,12 @@ def agreed(folder: Path, patience: float = 60.0) -> Path:
 
 
 def _through_a_file(folder: Path, rank: int, patience: float) -> Path:
-    """Rank 0 leaves its choice beside the run directories, under the name of this job step."""
+    """The folder that rank 0 wrote down beside the run directories, named after this job step."""
     keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     name = "-".join(os.environ.get(key, "0") for key in keys)
     note = folder.parent / f".run-{name}"
     if rank == 0:
-        partial = note.with_suffix(".part")
-        partial.write_text(str(folder))
-        partial.replace(note)
+        files.write_text(note, str(folder))
         return folder
     deadline = time.monotonic() + patience
     while not note.exists():
@@ -102,7 +113,7 @@ def _through_a_file(folder: Path, rank: int, patience: float) -> Path:
                 "the same folder? Set run_dir=PATH on a shared file system."
             )
         time.sleep(0.05)
-    return Path(note.read_text())
+    return Path(files.read_text(note))
 
 
 def end_with_parent(period: float = 5.0) -> None:

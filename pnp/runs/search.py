@@ -1,0 +1,283 @@
+"""The search of `pnp-tune`: an Optuna study whose trials are run directories."""
+
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pnp import locks
+from pnp.errors import UserError, choice, number, whole
+from pnp.runs.launch import compose
+from pnp.runs.processes import is_earlier_life, slurm_life
+from pnp.runs.space import override, read_space, suggest
+from pnp.signals import Interrupted
+
+if TYPE_CHECKING:
+    import optuna
+
+# A search may not see the test split; a value on the command line wins.
+BLIND = {"evaluation.test": "false", "data.pretrain_on": "[train]"}
+
+
+class Pruned(BaseException):
+    """The trial lags behind the others. Not an `Exception`: the run has not failed."""
+
+
+class Failed(Exception):
+    """The training of a trial failed; the search goes on."""
+
+
+def search(
+    settings: Mapping[str, Any], given: Sequence[str], train: Callable[..., dict[str, float]]
+) -> int:
+    """Run trials until there are enough, then print the result; 1 if no trial was finished.
+
+    Args:
+        settings: `conf/tune.yaml`.
+        given: overrides of `pnp-train` for every trial.
+        train: (config, callbacks) -> metrics, for each trial.
+
+    Raises:
+        UserError: settings that cannot work, or a study of other settings under this name.
+        pnp.signals.Interrupted: stopped by a signal; the trial is queued again.
+    """
+    fixed = [*(f"{k}={v}" for k, v in BLIND.items() if not _mentions(given, k)), *given]
+    check(settings)
+    present = compose("train", fixed)
+    space = read_space(settings["space"], fixed)
+    folder = Path(settings["dir"]) / str(settings["name"])
+    study = open_study(folder, settings, space, given)
+    adopt(study, folder)
+    worker = f"worker-{secrets.token_hex(4)}.lock"
+
+    def objective(trial: "optuna.Trial") -> float:
+        trial.set_user_attr("worker", [worker, slurm_life()])
+        words = suggest(trial, space, present)
+        print(f"trial {trial.number}: {' '.join(words)}", flush=True)
+        place = [f"run_dir={folder / f'trial_{trial.number:04}'}", "resume=auto"]
+        cfg = compose("train", [*fixed, *words, *place], as_job=True)
+        return run_trial(study, trial, settings, lambda callbacks: train(cfg, callbacks))
+
+    def stop_when_done(study: "optuna.Study", trial: Any) -> None:
+        failures = ["error" in t.user_attrs for t in study.trials[-3:]]
+        hopeless = len(failures) == 3 and all(failures) and not finished_trials(study)
+        if hopeless or counted(study, running=True) >= settings["n_trials"]:
+            study.stop()
+
+    if counted(study, running=True) < settings["n_trials"]:
+        with locks.lease(folder / worker):
+            study.optimize(
+                objective,
+                timeout=settings["timeout"] or None,
+                catch=Failed,
+                callbacks=[stop_when_done],
+            )
+    return conclude(study, folder, given)
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that would search on test, or not at all.
+
+    Raises:
+        UserError: names the key.
+    """
+    metric, prune = str(settings["metric"]), settings["prune"]
+    if not metric.startswith("validation/"):
+        raise UserError(
+            f"tune.metric={metric}: a search looks at validation only, or the test split is used "
+            "up. Give a validation/… metric, for instance validation/knn/teacher."
+        )
+    choice("tune.direction", settings["direction"], ("maximize", "minimize"))
+    whole("tune.n_trials", settings["n_trials"])
+    if settings["timeout"] is not None:
+        number("tune.timeout", settings["timeout"], 0)
+    if prune is not None and not str(prune["when"]).startswith(("probe/", "geometry/", "loss/")):
+        raise UserError(
+            f"tune.prune.when={prune['when']}: give a metric that is logged each epoch, for "
+            "instance probe/teacher/knn."
+        )
+
+
+def open_study(
+    folder: Path, settings: Mapping[str, Any], space: Mapping[str, Any], given: Sequence[str]
+) -> "optuna.Study":
+    """The study in `folder/study.db`, new or as it was left.
+
+    Raises:
+        UserError: Optuna is missing, or the study was begun with other settings.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("pnp-tune needs Optuna: pip install 'pnp-ssl[sweeps]'.") from error
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}. Set tune.dir=PATH.") from error
+    prune = settings["prune"]
+    pruner = optuna.pruners.NopPruner()
+    if prune is not None:
+        pruner = optuna.pruners.MedianPruner(prune["startup_trials"], prune["warmup_epochs"])
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.db'}",
+        study_name="pnp",
+        direction=settings["direction"],
+        pruner=pruner,
+        load_if_exists=True,
+    )
+    asked = {key: settings[key] for key in ("metric", "direction")}
+    asked |= {"space": dict(space), "given": list(given)}
+    old = study.user_attrs.get("asked", asked)
+    if old != asked:
+        changed = [f"{key}: {old[key]} -> {asked[key]}" for key in asked if old[key] != asked[key]]
+        raise UserError(
+            f"the study in {folder} was begun with other settings (there -> now):\n  "
+            + "\n  ".join(changed)
+            + "\nGive the same, or a new tune.name."
+        )
+    study.set_user_attr("asked", asked)
+    # The trials so far move the seed: a study that goes on must not draw its first points again.
+    study.sampler = optuna.samplers.TPESampler(seed=settings["seed"] + len(study.trials))
+    return study
+
+
+def adopt(study: "optuna.Study", folder: Path) -> None:
+    """Queue the trials of dead processes again; each resumes in its old run directory."""
+    import optuna
+
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        worker, life = trial.user_attrs.get("worker", (None, None))
+        if worker is None:  # its process has just asked for it, or is of an earlier version
+            age = datetime.now() - (trial.datetime_start or datetime.now())
+            dead = age.total_seconds() > 60
+        elif not (dead := is_earlier_life(life)):
+            lock = locks.lease(folder / worker)
+            dead = locks.acquire(lock) is None
+            lock.release()
+        if dead:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
+
+
+def run_trial(
+    study: "optuna.Study",
+    trial: "optuna.Trial",
+    settings: Mapping[str, Any],
+    train: Callable[[list[Any]], dict[str, float]],
+) -> float:
+    """Train one trial and give its metric.
+
+    Raises:
+        optuna.TrialPruned: the trial is below the median of the others.
+        Failed: the training failed; the trial keeps the message.
+        UserError: a finished trial has no such metric.
+        Interrupted: stopped by a signal; the trial is queued again.
+    """
+    import optuna
+
+    metric, prune = settings["metric"], settings["prune"]
+    try:
+        metrics = train([] if prune is None else [_pruning(study, trial, prune["when"])])
+    except Pruned:
+        print(f"trial {trial.number} is stopped: below the median of the others", flush=True)
+        raise optuna.TrialPruned from None
+    except (Interrupted, KeyboardInterrupt) as stop:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
+        raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from stop
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        trial.set_user_attr("error", text)
+        print(f"trial {trial.number} failed: {text}", file=sys.stderr)
+        raise Failed(text) from error
+    if metric not in metrics:
+        present = sorted(key for key in metrics if key.startswith("validation/"))
+        raise UserError(
+            f"tune.metric={metric} is not in metrics.json. There: {', '.join(present)}."
+        )
+    best = max if settings["direction"] == "maximize" else min
+    values = [metrics[metric], *(t.value for t in finished_trials(study))]
+    count = f"{counted(study) + 1}/{settings['n_trials']}"
+    print(
+        f"trial {trial.number}: {metrics[metric]:.4f}  best {best(values):.4f}  {count}", flush=True
+    )
+    return metrics[metric]
+
+
+def _pruning(study: "optuna.Study", trial: "optuna.Trial", when: str) -> Any:
+    """A callback that reports each epoch to the study and stops the run when the pruner says so."""
+    import lightning
+
+    class Pruning(lightning.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            before = trial.user_attrs.get("continues")
+            earlier = {} if before is None else study.trials[before].intermediate_values
+            for epoch, value in earlier.items():
+                if epoch < trainer.current_epoch:
+                    trial.report(value, epoch)
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            value = trainer.callback_metrics.get(when)
+            if value is not None:
+                trial.report(float(value), trainer.current_epoch)
+                if trial.should_prune():
+                    raise Pruned
+
+    return Pruning()
+
+
+def counted(study: "optuna.Study", *, running: bool = False) -> int:
+    """Number of trials, without those that were interrupted and queued again."""
+    names = {"COMPLETE", "PRUNED", *(["RUNNING"] if running else [])}
+    return sum(
+        t.state.name in names or (t.state.name == "FAIL" and "error" in t.user_attrs)
+        for t in study.trials
+    )
+
+
+def finished_trials(study: "optuna.Study") -> list[Any]:
+    """Finished trials, the best one first."""
+    sign = -1 if study.direction.name == "MAXIMIZE" else 1
+    done = [t for t in study.trials if t.state.name == "COMPLETE"]
+    return sorted(done, key=lambda t: sign * t.value)  # pyright: ignore[reportOperatorIssue]
+
+
+def conclude(study: "optuna.Study", folder: Path, given: Sequence[str]) -> int:
+    """Print the table, the failures, the report's place and the best overrides as a command."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pnp.report import compare_runs
+
+    for trial in study.trials:
+        if "error" in trial.user_attrs:
+            print(f"trial {trial.number} failed: {trial.user_attrs['error']}", file=sys.stderr)
+    done = finished_trials(study)
+    if not done:
+        print("no trial was finished", file=sys.stderr)
+        return 1
+    table = Table("trial", study.user_attrs["asked"]["metric"], "overrides")
+    for trial in done[:10]:
+        short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in trial.params.items()}
+        words = " ".join(override(*item) for item in short.items())
+        table.add_row(str(trial.number), f"{trial.value:.4f}", words)
+    console = Console()
+    console.print(table)
+    pruned = sum(t.state.name == "PRUNED" for t in study.trials)
+    print(
+        f"{len(done)} trials finished, {pruned} stopped early; report: {compare_runs([folder])[0]}"
+    )
+    best = [override(key, value) for key, value in done[0].params.items()]
+    words = [f"'{w}'" if set(w) & set(" []{}$,") else w for w in ("pnp-train", *given, *best)]
+    print("the best on validation; run it with other seeds before you believe it:")
+    print("  " + " ".join(words))
+    return 0
+
+
+def _mentions(words: Sequence[str], key: str) -> bool:
+    return any(word.lstrip("+").startswith(f"{key}=") for word in words)
