@@ -6,6 +6,7 @@ Importing this package is light: torch comes with the modules that need it.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pnp.decider.decider import Decider
     from pnp.export.encoder import Encoder
 
 __version__ = "0.1.0"
@@ -27,3 +28,21 @@ def load(path: Any) -> "Encoder":
     from pnp.export import encoder
 
     return encoder.load(path)
+
+
+def load_decider(path: Any) -> "Decider":
+    """Load a decider that `pnp-decide fit` wrote: `answers = pnp.load_decider(path)(images)`.
+
+    `images` is a uint8 tensor (N, C, H, W), a uint8 array (N, H, W, C) or (N, H, W), PIL images or
+    paths. The answers have `.scores`, `.regions` (1 = P, 0 = not-P, -1 = uncertain), `.words` and
+    `.guarantee`.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        pnp.errors.UserError: not a decider, or a damaged one.
+    """
+    from pnp.decider import folder
+
+    return folder.read(path)

@@ -55,7 +55,7 @@ def parts(
     folders = {PARTS[name]: path for name, path in official.items()} or {"train": root}
     if len(official) > len(folders):
         raise UserError(f"{root} holds both val and validation: keep one of them.")
-    names = {part: _image_names(path) for part, path in folders.items()}
+    names = {part: image_names(path) for part, path in folders.items()}
     for part, found in names.items():
         if not found:
             raise UserError(f"No images in {folders[part]}. Expected: {LAYOUTS}.")
@@ -89,7 +89,7 @@ def _from_cache(
     return found
 
 
-def _image_names(folder: Path) -> tuple[str, ...]:
+def image_names(folder: Path) -> tuple[str, ...]:
     """Image files below a folder as sorted relative names with forward slashes."""
     found = []
     for place, subfolders, files in os.walk(folder, followlinks=True):

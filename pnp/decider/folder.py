@@ -1,0 +1,148 @@
+"""The folder of a decider: an export of its encoder with head, thresholds and certificate.
+
+`config.json` and `model.safetensors` are those of an export, so that `pnp.load` takes the folder
+too; `head.safetensors` and `reference.safetensors` hold tensors, `decider.json` the rest.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pnp.decider.decider import Decider
+from pnp.errors import UserError
+from pnp.export import encoder as exported
+from pnp.export.folder import CARD, save
+from pnp.files import read_json, write_json
+
+FORMAT, VERSION = "pnp-decider", 1
+FACTS, HEAD, REFERENCE = "decider.json", "head.safetensors", "reference.safetensors"
+FILES = (exported.CONFIG, exported.WEIGHTS, CARD, FACTS, HEAD, REFERENCE)
+TENSORS = (exported.WEIGHTS, HEAD, REFERENCE)
+
+
+def write(
+    decider: Decider, out: Path, options: Mapping[str, Any], source: Mapping[str, Any], card: str
+) -> Path:
+    """Write a decider; readers see the old folder or the whole new one.
+
+    Args:
+        decider: on the CPU.
+        out: the folder; an older decider there is replaced.
+        options: what `pnp.backbones.backbone` builds the encoder from.
+        source: further entries of the encoder's `config.json`: where its weights come from.
+        card: text of `README.md`.
+
+    Raises:
+        UserError: `out` is something else than a decider or an empty folder.
+    """
+    from safetensors.torch import save_file
+
+    refuse_foreign(out)
+    out = out.resolve()
+    part, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        plain = decider.encoder.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+        save(plain, part, options, source, card)
+        head = {"weight": decider.weight, "bias": torch.tensor(decider.bias).double()}
+        save_file(head, part / HEAD)
+        save_file({k: v.contiguous() for k, v in decider.reference.items()}, part / REFERENCE)
+        facts = {
+            "format": FORMAT,
+            "format_version": VERSION,
+            **decider.facts,
+            "files": {name: _digest(part / name) for name in TENSORS},
+        }
+        write_json(part / FACTS, facts)
+        for name in (HEAD, REFERENCE):  # safetensors lets the owner alone read
+            (part / name).chmod((part / FACTS).stat().st_mode)
+        if out.exists():
+            out.rename(old)
+        part.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+    return out
+
+
+def read(path: str | Path) -> Decider:
+    """Load a decider.
+
+    Raises:
+        UserError: no decider, one of another format version, or a damaged one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(path).expanduser()
+    facts = _facts(folder)
+    missing = [name for name in TENSORS if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is incomplete: {', '.join(missing)} missing. Fit it again.")
+    changed = [name for name in TENSORS if _digest(folder / name) != facts["files"].get(name)]
+    if changed:
+        raise UserError(
+            f"{folder} is damaged: {', '.join(changed)} changed since it was written (cut off in "
+            "copying?). Copy it again, or fit it again."
+        )
+    try:
+        head, reference = (load_file(folder / name) for name in (HEAD, REFERENCE))
+        encoder = exported.load(folder)
+        if head["weight"].shape != (encoder.dim,):
+            raise UserError(f"{folder}: the head does not fit the encoder. Fit it again.")
+        return Decider(encoder, head["weight"], float(head["bias"]), facts, reference)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{folder} is damaged ({type(error).__name__}: {error}): fit it again."
+        ) from error
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UserError if `out` exists and is anything but a decider or an empty folder."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"out={out} is a file; give a folder that is new, empty or a decider.")
+    names = {file.name for file in out.iterdir()}
+    foreign = sorted(names - set(FILES))
+    if foreign or (names and FACTS not in names):
+        raise UserError(
+            f"out={out} contains files that are not part of a decider "
+            f"({', '.join((foreign or sorted(names))[:3])}); refusing to overwrite it. Give "
+            "another folder."
+        )
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    file = folder / FACTS
+    if not file.is_file():
+        hint = "Give a folder that pnp-decide fit wrote."
+        if (folder / "decider" / FACTS).is_file():
+            hint = f"Give {folder / 'decider'}."
+        raise UserError(f"{folder} is not a decider: it has no {FACTS}. {hint}")
+    facts = read_json(file)
+    if facts.get("format") != FORMAT:
+        raise UserError(f"{file} was not written by pnp-decide: it lacks format={FORMAT!r}.")
+    if facts.get("format_version") != VERSION:
+        raise UserError(
+            f"{file} has format_version {facts.get('format_version')!r}, this program reads "
+            f"{VERSION}: update pnp-ssl, or fit the decider with this version."
+        )
+    if not isinstance(facts.get("files"), dict) or not isinstance(facts.get("thresholds"), dict):
+        raise UserError(f"{file} is damaged: it lacks thresholds or files. Fit it again.")
+    return facts
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,181 @@
+"""Labels of one's own images: a csv with the columns file, label and, if given, part."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from pnp.errors import UserError
+
+PARTS = ("head", "validation", "calibration", "test")
+POSITIVE, NEGATIVE = ("1", "p", "true", "yes"), ("0", "notp", "¬p", "false", "no")
+
+
+@dataclass(frozen=True)
+class Label:
+    """One row: an image, its answer, and the part it must go to, if one is given."""
+
+    file: str
+    positive: bool
+    part: str | None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The rows of a file of labels, in its order, and notes on what was left out."""
+
+    rows: tuple[Label, ...]
+    notes: tuple[str, ...]
+
+
+def read_labels(path: str | Path, names: list[str]) -> Labels:
+    """Read the labels of the images `names`.
+
+    Args:
+        path: a csv file with a header; `file` is relative to the folder of images, `label` is 0 or
+            1, P or notP; an empty label means not labelled yet; `part`, where it is there and not
+            empty, is one of head, validation, calibration, test. Other columns are ignored.
+        names: the image files of the folder.
+
+    Raises:
+        UserError: no such file or columns, a label of another kind, two answers for one file, or no
+            label for any image.
+    """
+    file = Path(path).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"labels={path} cannot be read as UTF-8 text: {error}.") from error
+    reader = csv.DictReader(text.splitlines())
+    for column in ("file", "label"):
+        if column not in (reader.fieldnames or ()):
+            raise UserError(
+                f"labels={path} has the columns {', '.join(map(str, reader.fieldnames or ()))}; "
+                "expected a header with file and label (0 or 1, P or notP), and part if you like."
+            )
+    there, rows, empty, missing, repeated = set(names), dict[str, Label](), 0, [], []
+    for row in reader:
+        name = _name(row["file"], there)
+        if not (row["label"] or "").strip():
+            empty += 1
+            continue
+        label = _row(f"labels={path}, line {reader.line_num}", name, row)
+        if name in rows:
+            repeated.append(name)
+            if rows[name] != label:
+                raise UserError(
+                    f"labels={path}, line {reader.line_num}: {name} is listed twice, with "
+                    "different answers or parts. Keep one of the lines."
+                )
+        elif name not in there:
+            missing.append(name)
+        else:
+            rows[name] = label
+    if not rows:
+        raise UserError(
+            f"labels={path} labels none of the {len(names):,} images"
+            + (f"; it names {missing[0]}, the folder has {names[0]}" if missing else "")
+            + ". Give files relative to the folder of images."
+        )
+    bare = sorted(there - set(rows))
+    notes = [
+        _note("labels for files that do not exist", missing, "left out"),
+        _note("images without a label", bare, "not used"),
+        _note("labels listed twice", repeated, "counted once"),
+        f"{empty:,} rows have no label yet; not used." if empty else "",
+    ]
+    return Labels(tuple(rows.values()), tuple(note for note in notes if note))
+
+
+def _name(entry: str | None, there: set[str]) -> str:
+    name = (entry or "").strip().replace("\\", "/")
+    return name if name in there else name.removeprefix("./")
+
+
+def _row(where: str, name: str, row: dict[str, str]) -> Label:
+    word, part = row["label"].strip(), (row.get("part") or "").strip() or None
+    if word.lower() not in POSITIVE + NEGATIVE:
+        raise UserError(f"{where}: label {word!r} of {name}; expected 0 or 1, P or notP.")
+    if part is not None and part not in PARTS:
+        raise UserError(f"{where}: part {part!r} of {name}; expected {', '.join(PARTS)}.")
+    return Label(name, word.lower() in POSITIVE, part)
+
+
+def _note(what: str, names: list[str], then: str) -> str:
+    if not names:
+        return ""
+    some = ", ".join(names[:3]) + (" …" if names[3:] else "")
+    return f"{what}: {len(names):,} ({some}); {then}."
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the labelled images that go to each part by the hash of their content.
+
+    Args:
+        calibration: certifies the thresholds; nobody else may see it.
+        validation: chooses the regularisation of the head.
+        test: measures the finished decider; 0 leaves the table to the calibration part.
+
+    Raises:
+        UserError: shares outside [0, 1), or nothing left for the head.
+    """
+
+    calibration: float = 0.5
+    validation: float = 0.1
+    test: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check that the parts leave something for the head."""
+        for key in ("calibration", "validation", "test"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not 0 <= value < 1:
+                raise UserError(f"{key}={value!r}: give a share in [0, 1).")
+        total = self.calibration + self.validation + self.test
+        if not self.calibration or not self.validation or total >= 0.95:
+            raise UserError(
+                f"calibration={self.calibration:g}, validation={self.validation:g}, test="
+                f"{self.test:g}: the first two must be above 0, and together they must leave at "
+                "least 5 % for the head."
+            )
+
+    def part(self, content_hash: int) -> str:
+        """The part of an image: the same for the same image, wherever and whenever it is met."""
+        place = (content_hash % 2**64) / 2**64
+        for name in ("calibration", "validation", "test"):
+            place -= getattr(self, name)
+            if place < 0:
+                return name
+        return "head"
+
+
+def divide(labels: Labels, hashes: Int64[Tensor, " n"], shares: Shares) -> dict[str, list[int]]:
+    """Row numbers of each part: the part given, else the one of the content's hash.
+
+    An image that occurs more than once (under several names) counts once.
+
+    Raises:
+        UserError: the same image in two parts, or with two answers.
+    """
+    parts: dict[str, list[int]] = {name: [] for name in PARTS}
+    first: dict[int, tuple[int, str]] = {}
+    for i, (row, value) in enumerate(zip(labels.rows, hashes.tolist(), strict=True)):
+        part = row.part or shares.part(value)
+        if value not in first:
+            first[value] = (i, part)
+            parts[part].append(i)
+            continue
+        other, its = labels.rows[first[value][0]], first[value][1]
+        if row.positive != other.positive:
+            raise UserError(
+                f"{row.file} and {other.file} are the same image with different labels. Correct "
+                "one of them, or leave both out."
+            )
+        if part != its:
+            raise UserError(
+                f"{row.file} ({part}) and {other.file} ({its}) are the same image in two parts: "
+                "what the head has seen proves nothing. Give them the same part, or leave one out."
+            )
+    return parts
