@@ -1,35 +1,24 @@
-"""The report of many runs: tables over seeds, curves on top of each other, and trade-offs."""
+"""The report of many runs: the table over seeds, and charts that any browser filters."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pnp.errors import UserError
-from pnp.report.groups import Group, baseline_group, group_runs, natural
+from pnp.report.groups import Group, baseline_group, group_runs, natural, only_runs
 from pnp.report.page import render, save
-from pnp.report.panels import Panel, draw, draw_points, note, split_key, x_range
-from pnp.report.payload import payload
-from pnp.report.reading import Run, find_runs, read_run
-from pnp.report.svg import Series
-from pnp.report.table import (
-    Column,
-    alarm_text,
-    cell,
-    csv_text,
-    markdown_text,
-    paired,
-    reference_rows,
-    table_columns,
-)
+from pnp.report.reading import Curve, Run, describe_curve, find_runs, read_runs, split_key
+from pnp.report.table import Table, alarm_text, table_columns
+from pnp.results import OWNERS, REFERENCES
 
-KEY_PANELS = ("knn", "total", "between_cosine", "mean_cosine", "sigma", "effective_rank")
-SCRIPTS = ("page.js", "chart.js", "stats.js", "dashboard.js", "plots.js", "run.js")
+KINDS = {"certified": "certified", "plugin": "plug-in"}
+FIRST = ("probe/teacher/knn", "probe/student/knn", "loss/total")  # curves shown at first
 
 
 class Comparison(NamedTuple):
-    """What `compare_runs` wrote, the markdown table as text, and the number of runs by state."""
+    """Files written, the markdown table as text, and the number of runs by state."""
 
     report: Path
     csv: Path
@@ -38,12 +27,32 @@ class Comparison(NamedTuple):
     states: dict[str, int]
 
 
+class Select(NamedTuple):
+    """A select of the page: its id, label, (value, text) options, and the value at first."""
+
+    id: str
+    label: str
+    options: list[tuple[str, str]]
+    value: str
+
+
+class Chart(NamedTuple):
+    """A chart of the page: id, heading, explanation, selects and specification."""
+
+    id: str
+    heading: str
+    explanation: str
+    selects: list[Select]
+    spec: dict[str, Any]
+
+
 def compare_runs(
     dirs: Sequence[Path],
     out: Path | None = None,
     *,
     baseline: str | None = None,
-    reload: float | None = None,
+    by: Sequence[str] | None = None,
+    only: Sequence[str] = (),
 ) -> Comparison:
     """Compare every run below `dirs`; write `report.html`, `table.csv` and `table.md` to `out`.
 
@@ -53,81 +62,57 @@ def compare_runs(
     Args:
         dirs: folders that hold runs at any depth.
         out: where to write; by default the folder that holds all of `dirs`.
-        baseline: what differences are to: a row's label, or `key=value` words that only it has.
-        reload: seconds after which the page loads itself again; None for never.
+        baseline: group that others are compared with: its label, or `key=value` words.
+        by: configuration keys to group by; by default all that differ.
+        only: `key=value` conditions that the runs must meet.
 
     Raises:
-        UserError: no readable run, no such baseline, `out` is itself a run, or is unwritable.
+        UserError: no readable run, no such baseline or key, `out` is itself a run or unwritable.
     """
+    from pnp.report.charts import embed
+
     dirs = [Path(d) for d in dirs]
     base = Path(os.path.commonpath([d.resolve() for d in dirs]))
     out = Path(out) if out is not None else base
     if (out / "config.yaml").exists():
         raise UserError(f"{out} is itself a run; its own report would be lost. Give another --out.")
-    runs, broken = read_all(find_runs(dirs))
-    groups = group_runs(runs)
-    compared = baseline_group(groups, baseline)
-    columns = table_columns(runs)
-    table = markdown_text(groups, columns, compared, broken, base)
-    names = dict(zip(groups[0].keys, groups[0].values, strict=True))
+    runs, broken = read_runs(sorted(find_runs(dirs), key=lambda path: natural(str(path))))
+    runs = only_runs(runs, only)
+    groups = group_runs(runs, by)
+    table = Table(groups, table_columns(runs), baseline_group(groups, baseline), broken, base)
+    filters, configurations = filter_selects(groups)
+    charts = [
+        *curve_chart(groups, configurations),
+        *trade_off_charts(table, configurations),
+        *band_chart(groups, configurations),
+    ]
+    words = (len(groups), "configuration", len(runs), "run")
     page = render(
         "compare.html",
-        scripts=SCRIPTS,
-        title=f"{len(groups)} configuration{'s' * (len(groups) > 1)}, "
-        f"{len(runs)} run{'s' * (len(runs) > 1)}",
-        base=str(base),
-        groups=groups,
-        names=list(names.values()) or ["configuration"],
-        columns=columns,
-        cells=[[cell(group, key) for key, _ in columns] for group in groups],
-        reference=reference_rows(groups, columns),
-        baseline=compared,
-        paired=paired(groups, columns, compared),
-        alarms=[alarm_text(group) for group in groups],
-        key_panels=curve_panels(groups),
-        trade_offs=trade_offs(groups, columns),
-        broken=[(os.path.relpath(path, base), message) for path, message in broken],
-        link=lambda run: report_link(run, out),
-        name=lambda run: os.path.relpath(run.path, base),
-        reload=reload,
-        data=payload(
-            runs,
-            ident=lambda run: os.path.relpath(run.path, base),
-            link=lambda run: report_link(run, out),
-            design=names,
-            columns=columns,
-            repeated=[run for group in groups for run in group.repeated],
-            baseline=compared.values,
-            broken=[(os.path.relpath(path, base), message) for path, message in broken],
-            reload=reload,
+        scripts=embed({chart.id: chart.spec for chart in charts}),
+        title="{} {}{}, {} {}{}".format(
+            *words[:2], "s" * (words[0] > 1), *words[2:], "s" * (words[2] > 1)
         ),
+        only=only,
+        table=table,
+        rows=table.rows(),
+        paired=table.paired(),
+        references=table.references(),
+        names=list(groups[0].values) or ["configuration"],
+        alarms=[alarm_text(group) for group in groups],
+        filters=filters if charts else [],
+        charts=charts,
+        link=lambda run: report_link(run, out),
     )
     states = [run.state for run in runs] + ["unreadable"] * len(broken)
+    text = table.markdown()
     return Comparison(
         report=save(out / "report.html", page),
-        csv=save(out / "table.csv", csv_text(groups, runs)),
-        markdown=save(out / "table.md", table),
-        table=table,
+        csv=save(out / "table.csv", table.csv(runs)),
+        markdown=save(out / "table.md", text),
+        table=text,
         states={state: states.count(state) for state in dict.fromkeys(states)},
     )
-
-
-def read_all(paths: Sequence[Path]) -> tuple[list[Run], list[tuple[Path, str]]]:
-    """Every readable run in natural order of the paths, and why the others are not.
-
-    Raises:
-        UserError: not one of them is readable.
-    """
-    runs: list[Run] = []
-    broken: list[tuple[Path, str]] = []
-    for path in sorted(paths, key=lambda p: natural(str(p))):
-        try:
-            runs.append(read_run(path))
-        except UserError as error:
-            broken.append((path, str(error)))
-    if not runs:
-        raise UserError(broken[0][1])
-    return runs, broken
 
 
 def report_link(run: Run, out: Path) -> str | None:
@@ -136,81 +121,131 @@ def report_link(run: Run, out: Path) -> str | None:
     return quote(os.path.relpath(page, out.resolve())) if page.is_file() else None
 
 
-def mean_curve(group: Group, key: str, css: str = "") -> Series | None:
-    """Mean over a group's runs at the steps all of them logged, with a least-to-largest ribbon."""
-    curves = [dict(zip(*run.curves[key], strict=True)) for run in group.drawn if key in run.curves]
-    if not curves:
-        return None
-    steps = sorted(set(curves[0]).intersection(*curves[1:]))
-    if not steps:
-        return None
-    css = f"c{group.colour} d{group.dash} g {css}"
-    columns = [[curve[step] for curve in curves] for step in steps]
-    mean = [sum(column) / len(column) for column in columns]
-    label = " · ".join(group.row)
-    if len(curves) == 1:
-        return Series(label, steps, mean, css=css)
-    low, high = [min(c) for c in columns], [max(c) for c in columns]
-    return Series(label, steps, mean, low, high, css)
-
-
-def curve_panels(groups: Sequence[Group]) -> list[Panel]:
-    """The panels that are there without a script: the few metrics one looks at first."""
-    keys = dict.fromkeys(key for group in groups for run in group.drawn for key in run.curves)
-    xs = x_range([run.curves for group in groups for run in group.drawn])
-    points = max(30, min(150, 3000 // len(groups)))  # of each line: a page of moderate size
-    panels: dict[str, list[Panel]] = {}
-    for key in keys:
-        section, name, network = split_key(key)
-        twin = key.replace("/student/", "/teacher/")
-        evaluated = network in {"teacher", ""} or (network == "student" and twin not in keys)
-        if name not in KEY_PANELS or section in {"optim", "speed"} or not evaluated:
-            continue
-        lines = [mean_curve(group, key, f"g{i}") for i, group in enumerate(groups)]
-        if series := [line for line in lines if line is not None]:
-            panel = draw(f"{name} {network}".strip(), note(section, name), series, xs, points)
-            panels.setdefault(name, []).append(panel)
-    return [panel for name in KEY_PANELS for panel in panels.get(name, [])]
-
-
-def trade_offs(groups: Sequence[Group], columns: Sequence[Column]) -> list[Panel]:
-    """Quality against cost, and between-class cosine against effective rank: a dot per group."""
-
-    def dots(name: str, note: str, x_label: str, xs: list[list[float]], key: str) -> Panel | None:
-        points = []
-        for i, (group, own) in enumerate(zip(groups, xs, strict=True)):
-            y = cell(group, key)
-            if own and y is not None:
-                css = f"c{group.colour} g g{i}"
-                points.append(
-                    Series(" · ".join(group.row), [sum(own) / len(own)], [y.mean], css=css)
-                )
-        return draw_points(name, note, points, x_label) if points else None
-
-    images = [
-        [float(run.last_step * run.images_per_step) for run in g.finished if run.images_per_step]
-        for g in groups
+def filter_selects(groups: Sequence[Group]) -> tuple[list[Select], list[dict[str, Any]]]:
+    """Selects for the colour and for every key that differs; what charts know of each group."""
+    names = list(groups[0].values)
+    levels = [sorted({group.values[name] for group in groups}, key=natural) for name in names]
+    few = [f"k{i}" for i, values in enumerate(levels) if len(values) <= 10]
+    coloured = few[0] if len(groups) > 10 and few else "*"
+    every = [("*", "configuration"), *((f"k{i}", name) for i, name in enumerate(names))]
+    selects = [Select("colour", "colour by", every, coloured)] if len(names) > 1 else []
+    for i, (name, values) in enumerate(zip(names, levels, strict=True)):
+        if len(values) > 1:
+            selects.append(
+                Select(f"k{i}", name, [("*", "all"), *((v, v) for v in values)], "*")
+            )
+    configurations = [
+        {"name": " · ".join(group.row), "reference": False}
+        | {f"k{i}": value for i, value in enumerate(group.values.values())}
+        for group in groups
     ]
-    seconds = [
-        [float(run.facts["training_seconds"]) for run in g.finished if _timed(run)] for g in groups
-    ]
-    panels = []
-    if columns:
-        key, heading = columns[0]
-        panels.append(dots(f"{heading} against images", "", "images seen", images, key))
-        panels.append(dots(f"{heading} against time", "", "seconds of training", seconds, key))
-    last = {key for key, _ in columns}
-    for network in ("teacher", "student"):
-        x, y = (f"last/geometry/{network}/{n}" for n in ("between_cosine", "effective_rank"))
-        if {x, y} <= last:
-            cosines = [c.mean if (c := cell(g, x)) else None for g in groups]
-            own = [[] if c is None else [c] for c in cosines]
-            said = "up and to the left: classes apart, many axes in use"
-            name = f"effective rank against between-class cosine, {network}"
-            panels.append(dots(name, said, "between-class cosine", own, y))
-            break
-    return [panel for panel in panels if panel is not None]
+    return selects, configurations
 
 
-def _timed(run: Run) -> bool:
-    return isinstance(run.facts.get("training_seconds"), int | float)
+def curve_chart(groups: Sequence[Group], configurations: list[dict[str, Any]]) -> list[Chart]:
+    """The curves of training, one metric at a time."""
+    from pnp.report.charts import line_chart, summarise
+
+    keys = list(dict.fromkeys(k for group in groups for run in group.drawn for k in run.curves))
+    if not keys:
+        return []
+    rows = summarise([[run.curves for run in group.drawn] for group in groups], keys)
+    labels = []
+    for section, name, owner in map(split_key, keys):
+        heading = describe_curve(section, name).heading
+        words = {"loss": f"loss: {heading}", "probe": f"{heading} during training"}
+        labels.append(words.get(section, heading) + (f", {owner}" if owner != name else "") * bool(owner))
+    first = next((keys.index(key) for key in FIRST if key in keys), 0)
+    order = sorted(range(len(keys)), key=lambda i: labels[i].lower())
+    select = Select("metric", "show", [(str(i), labels[i]) for i in order], str(first))
+    spec = line_chart(rows, configurations, labels, "metric", x="optimizer step")
+    text = (
+        "Lines are means over the runs of a configuration, ribbons go from the least to the "
+        "largest run. Select entries of the legend to bring them forward."
+    )
+    return [Chart("curves", "Curves", text, [select], spec)]
+
+
+def trade_off_charts(table: Table, configurations: list[dict[str, Any]]) -> list[Chart]:
+    """Any number against any other: at first quality against cost, and rank against cosine."""
+    from pnp.report.charts import scatter_chart
+    from pnp.report.table import Cell
+
+    columns = table.columns
+    if not columns:
+        return []
+    labels = ["images seen", "seconds of training", *(column.title for column in columns)]
+    better = {True: 1, False: -1, None: 0}
+    signs = [-1, -1, *(better[column.higher_is_better] for column in columns)]
+    dots = []
+    for group, row, words in zip(table.groups, table.rows(), configurations, strict=True):
+        runs = group.finished.values()
+        images = [r.last_step * r.images_per_step for r in runs if r.images_per_step]
+        seconds = [r.facts.get("training_seconds") for r in runs]
+        costs = [Cell.over(images), Cell.over(s for s in seconds if isinstance(s, int | float))]
+        cells = [c if c and c.mean == c.mean else None for c in (*costs, *row)]
+        numbers = {"m": [c.mean if c else None for c in cells]}
+        dots.append(words | numbers | {"h": [c.half if c else None for c in cells]})
+    if not any(value is not None for dot in dots for value in dot["m"][2:]):
+        return []
+    options = [(str(i), label) for i, label in enumerate(labels)]
+
+    def chart(id: str, heading: str, text: str, x: int, y: int) -> Chart:
+        selects = [
+            Select(f"{id}up", "show", options, str(y)),
+            Select(f"{id}across", "against", options, str(x)),
+        ]
+        spec = scatter_chart(dots, labels, signs, f"{id}across", f"{id}up")
+        return Chart(id, heading, text, selects, spec)
+
+    text = (
+        "A dot is the mean over the finished runs of a configuration, a bar its 95 % interval. "
+        "The stepped line joins those that no other beats in both numbers."
+    )
+    cost = 0 if any(dot["m"][0] is not None for dot in dots) else 1
+    charts = [chart("trade", "Quality against cost", text, cost, 2)]
+    place = {column.key.split("/")[-1]: i for i, column in enumerate(columns, 2) if not column.row}
+    if {"between_cosine", "effective_rank"} <= set(place):
+        text = "Up and to the left: classes lie apart, and many axes are in use."
+        x, y = place["between_cosine"], place["effective_rank"]
+        charts.append(chart("space", "Effective rank against cosine between classes", text, x, y))
+    return charts
+
+
+def band_chart(groups: Sequence[Group], configurations: list[dict[str, Any]]) -> list[Chart]:
+    """Width of the band against the allowed error."""
+    from pnp.report.charts import line_chart, summarise
+
+    runs = [run for group in groups for run in group.finished.values() if run.bands]
+    owners = [o for o in ("teacher", "student") if any(o in b for r in runs for b in r.bands.values())]
+    if not owners:
+        return []
+    curves = [[band_curves(run, owners[0]) for run in g.finished.values()] for g in groups]
+    keys = list(dict.fromkeys(key for group in curves for run in group for key in run))
+    empty = {key: "" for key in configurations[0] if key[0] == "k"}
+    # References belong to the data; over several data sets their mean would mean nothing.
+    if len({run.dataset for run in runs}) == 1:
+        for owner in (*REFERENCES, "oracle"):
+            curves.append([band_curves(run, owner, owners[0]) for run in runs])
+            name = {"name": OWNERS.get(owner, owner), "reference": True}
+            configurations = [*configurations, empty | name]
+    rows = summarise(curves, keys)
+    labels = [f"{concept}, {KINDS[kind]}" for concept, kind in keys]
+    select = Select("band", "concept", [(str(i), label) for i, label in enumerate(labels)], "0")
+    spec = line_chart(rows, configurations, labels, "band", x="allowed error, each side", log=True)
+    text = (
+        "Share of test images answered “uncertain” against the errors allowed on either side, for "
+        f"the features of the {owners[0]}."
+    )
+    return [Chart("bands", "Uncertainty band", text, [select], spec)]
+
+
+def band_curves(run: Run, owner: str, network: str = "") -> dict[tuple[str, str], Curve]:
+    """Widths by concept and kind of one owner; the oracle's are the same for both kinds."""
+    curves: dict[tuple[str, str], Curve] = {}
+    for kind in KINDS:
+        for concept, answers in run.bands.items():
+            answer = answers.get(network if owner == "oracle" else owner, {}).get("curves", {})
+            if curve := answer.get("oracle" if owner == "oracle" else kind):
+                curves[concept, kind] = (curve["level"], curve["width"])
+    return curves

@@ -1,4 +1,4 @@
-"""Grouping runs: everything in the config that differs, except the seed and where things lie."""
+"""Groups of runs: everything in the configuration that differs, except seed, names and places."""
 
 import json
 import re
@@ -7,31 +7,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pnp.errors import UserError
-from pnp.report.page import flatten
+from pnp.errors import UserError, near
+from pnp.files import flatten
+from pnp.keys import NEUTRAL
 from pnp.report.reading import Run
 
-# Names, places and machinery: they tell runs apart without changing what was trained.
-IGNORED_TOP = {"seed", "logger", "wandb", "hydra", "paths", "run_dir", "name", "tags", "resume"}
-IGNORED_LEAF = {
-    *("run_dir", "output_dir", "save_dir", "default_root_dir", "dirpath"),
-    *("num_workers", "resident", "resident_limit_gb", "log_every"),
-}
+# Choices are no machinery here: they name what a run's settings come from.
+MACHINERY = (*(key for key in NEUTRAL if key != "choices"), "paths.", "name", "tags")
+PLACES = {"output_dir", "save_dir", "default_root_dir", "dirpath"}
 UNSET = "unset"
 
 
 @dataclass
 class Group:
-    """Runs of one configuration; only finished ones are counted."""
+    """Runs of one configuration; only finished ones are counted.
+
+    Args:
+        label: `key=value` words.
+        values: by short names of the keys that differ between the groups.
+        keys: the same keys in full.
+        finished: runs by what pairs them with those of other groups: data, seed, other settings.
+        unfinished: runs without final results.
+        repeated: runs that a newer one of the same configuration and seed replaces.
+    """
 
     label: str
-    values: dict[str, str]  # by short names of the keys that differ between the groups
-    keys: list[str]  # the same keys in full
-    finished: list[Run] = field(default_factory=list)
+    values: dict[str, str]
+    keys: list[str]
+    finished: dict[tuple[str, ...], Run] = field(default_factory=dict)
     unfinished: list[Run] = field(default_factory=list)
-    repeated: list[Run] = field(default_factory=list)  # same seed again; the newest one counts
-    colour: int = 0
-    dash: int = 0
+    repeated: list[Run] = field(default_factory=list)
 
     @property
     def row(self) -> list[str]:
@@ -39,32 +44,98 @@ class Group:
         return list(self.values.values()) or [self.label]
 
     @property
+    def n(self) -> int:
+        """Number of finished runs."""
+        return len(self.finished)
+
+    @property
     def seeds(self) -> str:
-        """The seeds of the finished runs, in words."""
-        return ", ".join(str(run.seed) for run in self.finished)
+        """The seeds of the finished runs."""
+        return ", ".join(str(run.seed) for run in self.finished.values())
 
     @property
     def drawn(self) -> list[Run]:
         """The runs behind the curves: the finished ones, or all while none has finished."""
-        return self.finished or self.unfinished
+        return list(self.finished.values()) or self.unfinished
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs with the same settings, whatever their seed, in natural order of their labels."""
-    every = [settings(run) for run in runs]
-    keys = differing_keys(every)
+def group_runs(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Group]:
+    """Runs with the same settings, whatever their seed, in natural order of their labels.
+
+    Args:
+        runs: the runs.
+        by: keys to group by; by default all that differ.
+
+    Raises:
+        UserError: `by` names no key of the configurations, or several.
+    """
+    all_settings = [settings(run) for run in runs]
+    differing = differing_keys(all_settings)
+    flat = [flatten(run.config) for run in runs]
+    keys = differing if by is None else [full_key(word, flat, "--by") for word in by]
+    rest = [key for key in differing if key not in keys]
     names = short_names(keys)
     groups: dict[tuple[str, ...], Group] = {}
-    for run, own in zip(runs, every, strict=True):
+    # Of finished runs with one seed the newest counts: a repeat is no further evidence.
+    for run, own in sorted(zip(runs, flat, strict=True), key=lambda item: _written(item[0])):
         values = {names[key]: text(own.get(key, UNSET)) for key in keys}
         label = " ".join(f"{name}={value}" for name, value in values.items()) or "all runs"
         group = groups.setdefault(tuple(values.values()), Group(label, values, keys))
-        (group.unfinished if run.final is None else group.finished).append(run)
+        if run.metrics is None:
+            group.unfinished.append(run)
+            continue
+        seed = str(run.path if run.seed is None else run.seed)
+        pair = (run.dataset, seed, *(text(own.get(key, UNSET)) for key in rest))
+        if pair in group.finished:
+            group.repeated.append(group.finished[pair])
+        group.finished[pair] = run
     for group in groups.values():
-        _keep_newest(group)
-    ordered = sorted(groups.values(), key=lambda g: natural(g.label))
-    _style(ordered)
-    return ordered
+        by_seed = sorted(group.finished.items(), key=lambda item: natural(str(item[1].seed)))
+        group.finished = dict(by_seed)
+    return sorted(groups.values(), key=lambda group: natural(group.label))
+
+
+def _written(run: Run) -> float:
+    return 0.0 if run.metrics is None else (run.path / "metrics.json").stat().st_mtime
+
+
+def only_runs(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
+    """The runs that meet every `key=value` (or `key=value,value`); `state` is a key, too.
+
+    Raises:
+        UserError: a condition that is none, or that no run meets.
+    """
+    for condition in conditions:
+        word, equals, wanted = condition.partition("=")
+        if not equals:
+            raise UserError(f"--only {condition}: give KEY=VALUE, as in --only optim.lr=0.004.")
+        flat = [flatten(run.config) | {"state": run.state} for run in runs]
+        key = full_key(word, flat, "--only")
+        values = [text(own.get(key, UNSET)) for own in flat]
+        accepted = {wanted, *wanted.split(",")}
+        if not accepted & set(values):
+            seen = ", ".join(sorted(set(values), key=natural)[:8])
+            raise UserError(f"--only {condition}: no run has it; {key} is one of {seen}.")
+        runs = [run for run, value in zip(runs, values, strict=True) if value in accepted]
+    return list(runs)
+
+
+def full_key(word: str, flat: Sequence[dict[str, Any]], option: str) -> str:
+    """The configuration key that `word` names: the whole key, or the end of one key only.
+
+    Raises:
+        UserError: no key ends so, or several do.
+    """
+    keys = dict.fromkeys(key for own in flat for key in own)
+    if word in keys:
+        return word
+    ends = [key for key in keys if key.endswith((f".{word}", f"/{word}"))]
+    if len(ends) == 1:
+        return ends[0]
+    if chosen := [key for key in ends if key.startswith("choices.")]:
+        return chosen[0]
+    several = f"is the end of {', '.join(ends)}; give one in full." if ends else "is no key."
+    raise UserError(f"{option}: {word!r} {several}{'' if ends else near(word, keys)}")
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -88,20 +159,20 @@ def baseline_group(groups: Sequence[Group], wanted: str | None = None) -> Group:
     """
     if wanted is not None:
         words = set(wanted.split())
-        found = [g for g in groups if g.label == wanted or words <= set(g.label.split())]
-        exact = [g for g in found if g.label == wanted] or found
+        fitting = [g for g in groups if g.label == wanted or words <= set(g.label.split())]
+        exact = [g for g in fitting if g.label == wanted] or fitting
         if len(exact) == 1:
             return exact[0]
-        some = "; ".join(group.label for group in (found or groups)[:8])
+        some = "; ".join(group.label for group in (fitting or groups)[:8])
         raise UserError(
-            f"--baseline {wanted!r} fits {len(found)} configurations; "
+            f"--baseline {wanted!r} fits {len(fitting)} configurations; "
             f"give the key=value words of one of these: {some}."
         )
     columns = [Counter(values) for values in zip(*(g.values.values() for g in groups), strict=True)]
 
     def order(group: Group) -> tuple[int, int, list[Any]]:
         shared = sum(c[v] for c, v in zip(columns, group.values.values(), strict=True))
-        runs = group.finished + group.unfinished
+        runs = [*group.finished.values(), *group.unfinished]
         return (not group.finished, -shared, min(natural(str(run.path)) for run in runs))
 
     return min(groups, key=order)
@@ -118,11 +189,11 @@ def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
     >>> differing_keys([a, b]), differing_keys([a, a | {"lr": 2}])
     (['choices.model'], ['lr'])
     """
-    every = dict.fromkeys(key for own in settings for key in own)
-    columns = {key: tuple(text(own.get(key, UNSET)) for own in settings) for key in every}
-    differing = [key for key in every if len(set(columns[key])) > 1]
+    keys = dict.fromkeys(key for own in settings for key in own)
+    columns = {key: tuple(text(own.get(key, UNSET)) for own in settings) for key in keys}
+    differing = [key for key in keys if len(set(columns[key])) > 1]
     choices = [key for key in differing if key.startswith("choices.")]
-    kept = list(choices)
+    told = list(choices)
     for key in (k for k in differing if k not in choices):
         # An experiment file may set keys anywhere.
         above = [
@@ -135,50 +206,22 @@ def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
             len(set(zip(columns[choice], columns[key], strict=True))) == len(set(columns[choice]))
             for choice in above
         )
-        same = any(_last(key) == _last(k) and columns[key] == columns[k] for k in kept)
+        same = any(_last(key) == _last(k) and columns[key] == columns[k] for k in told)
         if not fixed and not same:
-            kept.append(key)
-    return kept
+            told.append(key)
+    return told
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """What was trained, as dotted keys."""
-    here = str(run.path)
-    own = {}
-    for key, value in flatten(run.config).items():
-        name = key.removeprefix("choices.")
-        if re.split(r"[./]", name)[0] in IGNORED_TOP or _last(key) in IGNORED_LEAF:
-            continue
-        if _last(key).endswith("seed"):  # data.seed, data.order_seed: they follow the seed
-            continue
-        if not (isinstance(value, str) and here in value):
-            own[key] = value
-    return own
-
-
-def _keep_newest(group: Group) -> None:
-    """Of finished runs with one seed keep the newest: a repeat is no further evidence."""
-    newest: dict[str, Run] = {}
-    for run in sorted(group.finished, key=lambda r: (r.path / "metrics.json").stat().st_mtime):
-        key = str(run.seed) if run.seed is not None else str(run.path)
-        if key in newest:
-            group.repeated.append(newest[key])
-        newest[key] = run
-    group.finished = sorted(newest.values(), key=lambda r: natural(str(r.seed)))
-
-
-def _style(groups: list[Group]) -> None:
-    """Seven colours, then dashes; with two differing keys colour says one, the dash the other."""
-    names = list(groups[0].values)
-    levels = [list(dict.fromkeys(g.values[name] for g in groups)) for name in names]
-    if len(names) == 2 and min(map(len, levels)) <= 4 and max(map(len, levels)) <= 7:
-        hue = 0 if len(levels[0]) >= len(levels[1]) else 1
-        for group in groups:
-            group.colour = levels[hue].index(group.values[names[hue]])
-            group.dash = levels[1 - hue].index(group.values[names[1 - hue]])
-    else:
-        for i, group in enumerate(groups):
-            group.colour, group.dash = i % 7, i // 7 % 4
+    """The settings that were trained, as dotted keys: no machinery, no place, no seed."""
+    return {
+        key: value
+        for key, value in flatten(run.config).items()
+        if not key.removeprefix("choices.").startswith(MACHINERY)
+        and not _last(key).endswith("seed")  # data.seed, data.order_seed: they follow the seed
+        and _last(key) not in PLACES
+        and not (isinstance(value, str) and str(run.path) in value)
+    }
 
 
 def _last(key: str) -> str:
@@ -187,6 +230,8 @@ def _last(key: str) -> str:
 
 def text(value: Any) -> str:
     """A setting as text; equal settings give equal texts."""
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
     if isinstance(value, float):
         return f"{value:.12g}"  # 0.1 + 0.2 and 0.3 are one setting
     return value if isinstance(value, str) else json.dumps(value, default=str)

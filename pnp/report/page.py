@@ -1,9 +1,8 @@
-"""What every page shares: templates, number formats, safe writing."""
+"""Parts that every page shares: templates, formats of numbers, markdown, safe writing."""
 
 import base64
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,39 +12,29 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import pnp
 from pnp.errors import UserError
-
-TEMPLATES = Path(__file__).parent / "templates"
+from pnp.files import write_text
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
-    environment.filters["spread"] = spread
+    environment.filters |= {"number": number, "spread": spread}
     return environment
 
 
-def render(template: str, scripts: Sequence[str] = ("page.js",), **values: Any) -> str:
-    """Fill a template into one page that loads nothing and runs only our own scripts."""
-    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
-            script=script,
-            script_hash=f"sha256-{digest}",
-            version=pnp.__version__,
-            **values,
-        )
-    )
+def render(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
+    """Fill a template into one page that loads nothing and runs these scripts only."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    policy = f"script-src {' '.join(hashes) or chr(39) + 'none' + chr(39)}"
+    filled = _environment().get_template(template)
+    return filled.render(scripts=scripts, policy=policy, version=pnp.__version__, **values)
 
 
 def save(path: Path, text: str) -> Path:
@@ -56,9 +45,7 @@ def save(path: Path, text: str) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
@@ -93,17 +80,19 @@ def spread(std: float, mean: float) -> str:
     return f"{std:.{len(shown.partition('.')[2])}f}" if plain and std < 1e7 else number(std)
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one dictionary with dotted keys; lists become text.
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A markdown table whose source is aligned, so that it reads in a terminal too.
 
-    >>> flatten({"a": {"b": 1, "c": [1, 2]}})
-    {'a.b': 1, 'a.c': '1, 2'}
+    >>> print(markdown_table(["run", "n"], [["full", 3]]))
+    | run  | n   |
+    | ---- | --- |
+    | full | 3   |
     """
-    if isinstance(tree, dict):
-        leaves: dict[str, Any] = {}
-        for key, value in tree.items():
-            leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-        return leaves
-    if isinstance(tree, list):
-        tree = ", ".join(str(item) for item in tree)
-    return {prefix: tree}
+    table = [[" ".join(str(c).replace("|", "\\|").split()) for c in row] for row in [header, *rows]]
+    widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(header))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in table
+    ]
+    lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
+    return "\n".join(lines)

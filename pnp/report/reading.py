@@ -1,18 +1,20 @@
-"""Reading run directories: what a run wrote, as plain Python values."""
+"""Run directories, read as plain Python values."""
 
-import csv
-import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pnp.errors import UserError
+from pnp.files import read_csv, read_json, read_text
+from pnp.keys import upgrade
+from pnp.results import OWNERS, Metric, Row, describe, to_rows
 
-# What a run directory is full of and no other run is inside.
+# Folders inside a run, where no other run is looked for.
 SKIPPED = {"checkpoints", "features", "figures", "wandb", ".hydra", ".git"}
 # A folder with config.yaml and one of these is a run; splits.json is there before the first step.
 MARKS = {"metrics.csv", "metrics.json", "splits.json", "error.txt"}
@@ -24,44 +26,63 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory; `final` is None while the run has not finished.
+    """One run directory.
 
-    `state` is finished, alarm (finished with a collapse alarm), running, stopped or failed;
-    `bands` is `band.json`, the band's width over budgets by concept and representation.
+    Args:
+        path: the directory.
+        config: the resolved configuration, in today's form.
+        curves: what was logged in training, by key.
+        metrics: `metrics.json`; None while the run has not finished.
+        facts: `run.json`.
+        alarms: collapse alarms.
+        state: finished, alarm (finished, with a collapse alarm), running, stopped or failed.
+        error: `error.txt`.
+        bands: `band.json`: widths over allowed errors by concept and owner.
     """
 
     path: Path
     config: dict[str, Any]
     curves: dict[str, Curve]
-    final: dict[str, float] | None
+    metrics: dict[str, float] | None
     facts: dict[str, Any]
     alarms: list[dict[str, Any]]
     state: str = "finished"
     error: str = ""
     bands: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The final results; none while the run has not finished."""
+        return to_rows(self.metrics or {})
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """Final results by key, and the last value of every curve below `last/`."""
+        last = {f"last/{key}": values[-1] for key, (_, values) in self.curves.items()}
+        return {row.key: row.value for row in self.rows} | last
+
     @property
     def images_per_step(self) -> int | None:
         """Images that one optimizer step sees over all devices; None where the config lacks it."""
-        data, trainer, objective = map(self._part, ("data", "trainer", "objective"))
-        if _whole(objective.get("global_batch")):  # of all devices and micro-batches together
-            return objective["global_batch"]
-        size = data.get("batch_size")
-        if not isinstance(size, int):
-            return None
+        data, trainer = self._part("data"), self._part("trainer")
+        for part in ("objective", "method"):
+            if _is_count(whole := self._part(part).get("global_batch")):
+                return whole  # of all devices and micro-batches together
+        factors = [data.get("batch_size")]
         for key in ("accumulate_grad_batches", "devices", "num_nodes"):
             factor = trainer.get(key, 1)
-            factor = len(factor) if isinstance(factor, list) else factor
-            if not _whole(factor):  # `devices: auto`: the config does not tell how many they were
+            factors.append(len(factor) if isinstance(factor, list) else factor)
+        images = 1
+        for factor in factors:
+            if not _is_count(factor):  # `devices: auto`: the config does not tell how many
                 return None
-            size *= factor
-        return size
+            images *= factor
+        return images
 
     @property
     def dataset(self) -> str:
         """The name of the data; empty where the config names none."""
-        found = self._part("data").get("dataset") or self._part("choices").get("data")
-        return str(found or "")
+        return str(self._part("data").get("dataset") or self._part("choices").get("data") or "")
 
     def _part(self, key: str) -> dict[str, Any]:
         part = self.config.get(key)
@@ -70,16 +91,28 @@ class Run:
     @property
     def last_step(self) -> int:
         """The last optimizer step that anything was logged at; 0 when nothing was."""
-        return int(max((steps[-1] for steps, _ in self.curves.values() if steps), default=0))
+        return int(max((steps[-1] for steps, _ in self.curves.values()), default=0))
 
     @property
     def seed(self) -> Any:
         """The seed in the config, or None."""
         return self.config.get("seed")
 
-    def last(self, key: str) -> float | None:
-        """The last value of a logged key, or None if it was never logged."""
-        return self.curves[key][1][-1] if key in self.curves else None
+
+def split_key(key: str) -> tuple[str, str, str]:
+    """Section, name and owner (a network, the batch, or an empty string) of a logged key.
+
+    >>> split_key("geometry/student/mean_cosine")
+    ('geometry', 'mean_cosine', 'student')
+    """
+    first, *parts = key.split("/") if "/" in key else ("other", key)
+    owner = next((part for part in parts if part in (*OWNERS, "batch")), "")
+    return first, "/".join(part for part in parts if part != owner) or owner, owner
+
+
+def describe_curve(section: str, name: str) -> Metric:
+    """The words for a logged curve."""
+    return describe(f"loss/{name}" if section == "loss" else name)
 
 
 def find_runs(directories: Sequence[Path]) -> list[Path]:
@@ -88,20 +121,38 @@ def find_runs(directories: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: a directory is missing, or there is no run in any of them.
     """
-    found: set[Path] = set()
+    paths: set[Path] = set()
     for directory in directories:
         if not directory.is_dir():
             raise UserError(f"no such directory: {directory}. Give a run, or a folder of runs.")
         for folder, below, files in os.walk(directory):
             if "config.yaml" in files and MARKS & set(files):
-                found.add(Path(folder).resolve())
+                paths.add(Path(folder).resolve())
             below[:] = [name for name in below if name not in SKIPPED]
-    if not found:
+    if not paths:
         raise UserError(
             f"no run found in {', '.join(map(str, directories))}. "
             "A run is a folder with config.yaml and metrics.csv or metrics.json."
         )
-    return sorted(found)
+    return sorted(paths)
+
+
+def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[tuple[Path, str]]]:
+    """Every readable run, and why the others are not.
+
+    Raises:
+        UserError: not one of them is readable.
+    """
+    runs: list[Run] = []
+    broken: list[tuple[Path, str]] = []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except UserError as error:
+            broken.append((path, str(error)))
+    if not runs:
+        raise UserError(broken[0][1])
+    return runs, broken
 
 
 def read_run(path: Path) -> Run:
@@ -110,66 +161,42 @@ def read_run(path: Path) -> Run:
     Raises:
         UserError: a file is missing or broken; the message names it.
     """
-    final = _read_json(path / "metrics.json", dict, None)
-    if final is not None:
-        final = _numbers(path / "metrics.json", final)
+    metrics = read_json(path / "metrics.json", dict, None)
+    if metrics is not None:
+        metrics = _numbers(path / "metrics.json", metrics)
     alarms = [
         alarm if isinstance(alarm, dict) else {"message": str(alarm)}
-        for alarm in _read_json(path / "alarms.json", list, [])
+        for alarm in read_json(path / "alarms.json", list, [])
     ]
-    error = _read_text(path / "error.txt").strip() if (path / "error.txt").is_file() else ""
-    finished = "alarm" if alarms else "finished"
+    error = read_text(path / "error.txt").strip() if (path / "error.txt").is_file() else ""
+    if metrics is not None:
+        state = "alarm" if alarms else "finished"
+    else:
+        state = "failed" if error else _unfinished(path)
     return Run(
         path=path,
         config=_read_config(path / "config.yaml"),
         curves=_read_curves(path / "metrics.csv"),
-        final=final,
-        facts=_read_json(path / "run.json", dict, {}),
+        metrics=metrics,
+        facts=read_json(path / "run.json", dict, {}),
         alarms=alarms,
-        state=finished if final is not None else "failed" if error else _unfinished(path),
+        state=state,
         error=error,
-        bands=_read_json(path / "band.json", dict, {}),
+        bands=read_json(path / "band.json", dict, {}),
     )
 
 
-def last_written(path: Path) -> float:
-    """When a run last wrote a file, in seconds since 1970."""
-    folders = [path, path / "checkpoints", path / "features"]
+def _unfinished(path: Path) -> str:
+    """`running` where a file was written lately, else `stopped`."""
     times = [0.0]
-    for folder in folders:
+    for folder in (path, path / "checkpoints", path / "features"):
         with suppress(OSError):  # not there, or a file was replaced while we looked
             times += [e.stat().st_mtime for e in os.scandir(folder) if e.is_file()]
-    return max(times)
+    return "running" if time.time() - max(times) < FRESH else "stopped"
 
 
-def _unfinished(path: Path) -> str:
-    return "running" if time.time() - last_written(path) < FRESH else "stopped"
-
-
-def _whole(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def read_captions(folder: Path) -> dict[str, str]:
-    """The captions of a figures folder by file stem, in the order they should be shown."""
-    return {k: str(v) for k, v in _read_json(folder / "captions.json", dict, {}).items()}
-
-
-def band_alarms(run: Run) -> list[str]:
-    """What the band's evaluation warns of, one line per concept and representation."""
-    return [
-        f"{concept} · {representation}: {alarm}"
-        for concept, answers in run.bands.items()
-        for representation, answer in answers.items()
-        for alarm in answer["alarms"]
-    ]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -179,27 +206,15 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: {path.parent} is not a run that pnp-train wrote.")
     try:
         # The C loader is the same safe loader, ten times as fast: it matters with hundreds of runs.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        config = yaml.load(_read_text(path), Loader=loader)
+        config = yaml.load(read_text(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path} should hold a mapping of keys to values, not {config!r:.80}.")
-    return config
-
-
-def _read_json(path: Path, kind: type, default: Any) -> Any:
-    if not path.is_file():
-        return default
     try:
-        value = json.loads(_read_text(path))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise UserError(f"{path} should hold a JSON {kind.__name__}, not {value!r:.80}.")
-    return value
+        return upgrade(config)
+    except UserError:  # this version cannot train it again, but its numbers stand
+        return config
 
 
 def _numbers(path: Path, values: dict[str, Any]) -> dict[str, float]:
@@ -211,35 +226,19 @@ def _numbers(path: Path, values: dict[str, Any]) -> dict[str, float]:
 
 def _read_curves(path: Path) -> dict[str, Curve]:
     """Columns of a sparse wide csv; of a step logged twice (a resumed run) the later row counts."""
-    if not path.is_file():
-        return {}
-    text = _read_text(path)
-    rows = csv.reader(text.splitlines())
-    header = next(rows, [])
-    if not header:
-        return {}
-    if "step" not in header:
-        raise UserError(f"{path}: no 'step' column among {', '.join(header)[:200]}.")
-    at = header.index("step")
-    columns = [(i, key) for i, key in enumerate(header) if key not in {"step", "epoch", ""}]
-    values: dict[str, dict[float, float]] = {key: {} for _, key in columns}
-    body = list(rows)
-    for number, row in enumerate(body):
-        # Half a row at the end, of a running or a killed run: its last cell may lack digits.
-        if not row or (number == len(body) - 1 and not text.endswith(("\n", "\r"))):
-            continue
+    values: dict[str, dict[float, float]] = {}
+    for line, row in enumerate(read_csv(path), 2):
+        if "step" not in row:
+            raise UserError(f"{path}: no 'step' column among {', '.join(row)[:200]}.")
         try:
-            if len(row) > len(header):
-                raise ValueError(f"{len(row)} cells under {len(header)} columns")
-            step = float(row[at])
-            for i, key in columns:
-                if i < len(row) and row[i]:
-                    values[key][step] = float(row[i])
-        except (ValueError, IndexError) as error:
-            raise UserError(f"{path}, line {number + 2}: {error}.") from error
+            step = float(row["step"])
+            for key, cell in row.items():
+                if cell and key not in ("step", "epoch"):
+                    values.setdefault(key, {})[step] = float(cell)
+        except ValueError as error:
+            raise UserError(f"{path}, line {line}: {error}.") from error
     curves: dict[str, Curve] = {}
     for key, points in values.items():
-        if points:
-            steps = sorted(points)
-            curves[key] = (steps, [points[step] for step in steps])
+        steps = sorted(points)
+        curves[key] = (steps, [points[step] for step in steps])
     return curves

@@ -1,53 +1,58 @@
-"""The report of one run: `report.html` in its directory."""
+"""The report of one run: `report.html` in its directory, without any script."""
 
 import base64
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pnp.errors import UserError
-from pnp.report.page import flatten, number, render, save
-from pnp.report.panels import (
-    NETWORKS,
-    Panel,
-    draw,
-    note,
-    section_order,
-    section_title,
-    split_key,
-    x_range,
-)
-from pnp.report.reading import Curve, Run, band_alarms, read_captions, read_run
-from pnp.report.svg import Series
+from pnp.files import flatten, read_json
+from pnp.report.groups import text
+from pnp.report.multiples import Panel, panels
+from pnp.report.page import markdown_table, number, render, save
+from pnp.report.reading import Run, read_run
+from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Row, describe, find
 
-REFERENCES = {"pixels": "raw pixels", "random": "randomly initialised"}
-CSS = {"student": "c0", "teacher": "c1", "batch": "c6", "": "c6"}
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
-BAND_COLUMNS = {
-    "width": "band, certified",
-    "plugin": "band, plug-in",
-    "oracle/width": "oracle",
-    "err/fp_joint": "FP",
-    "err/fp_ucb": "FP at most",
-    "err/fn_joint": "FN",
-    "err/fn_ucb": "FN at most",
-    "rank/auroc": "AUROC",
-    "sel/augrc": "AUGRC",
-    "oracle/erased": "erased",
-    "oracle/recall": "band recall",
-}
+# Of a band; metrics.json holds the others.
+BAND_METRICS = (
+    "width", "plugin", "oracle/width", "err/fp_joint", "err/fp_ucb", "err/fn_joint", "err/fn_ucb",
+    "rank/auroc", "sel/augrc", "oracle/erased", "oracle/recall",
+)  # fmt: skip
 TITLE_KEYS = ("method", "objective", "data", "model")
+SECTIONS = {
+    "loss": "Loss terms",
+    "geometry": "Geometry of the embeddings",
+    "probe": "Probes during training",
+    "band": "Uncertainty band",
+    "optim": "Optimisation",
+    "speed": "Speed",
+}
 
-Cell = tuple[float, float | None, float | None] | None
-"""A value and the ends of its interval where one was computed."""
+
+class Grid(NamedTuple):
+    """A table of results: (title, meaning) of every column, and named rows of results."""
+
+    heading: str
+    head: list[tuple[str, str]]
+    body: list[tuple[str, list[Row | None]]]
 
 
-def write_report(run_dir: Path, out: Path | None = None, *, reload: float | None = None) -> Path:
+class Picture(NamedTuple):
+    """A picture as a data URI with its caption; a wide one takes a row of its own."""
+
+    uri: str
+    caption: str
+    wide: bool
+
+
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Write the self-contained page of one run and return its path.
 
     Args:
         run_dir: a run directory; files that are not there yet are left out of the page.
         out: the file to write; `run_dir/report.html` by default.
-        reload: seconds after which the page loads itself again; None for never.
 
     Raises:
         UserError: a file of the run is missing or broken, or the page cannot be written.
@@ -55,28 +60,24 @@ def write_report(run_dir: Path, out: Path | None = None, *, reload: float | None
     import yaml
 
     run = read_run(Path(run_dir))
-    final = run.final or {}
-    header, rows, used = final_table(final)
-    band_header, band_rows, band_used = band_table(final)
-    rest = {k: v for k, v in final.items() if k not in used | band_used}
-    text = render(
+    facts = {k: text(v) for k, v in flatten(run.facts).items() if k != "protocol"}
+    page = render(
         "run.html",
-        reload=reload,
         title=run_title(run),
         run=run,
         path=str(run.path.resolve()),
-        header=header,
-        rows=rows,
-        band_header=band_header,
-        band_rows=band_rows,
-        band_alarms=band_alarms(run),
-        rest=rest,
-        sections=sections(run.curves),
-        figures=figures(run.path / "figures"),
-        facts=flatten(run.facts),
+        finals=final_grids(run.rows),
+        bands=band_grids(run.rows),
+        band_alarms=band_alarms(run.bands),
+        details=detail_grids(run.rows),
+        rest=find(run.rows, kind="other"),
+        sections=sections(run),
+        pictures=pictures(run.path / "figures"),
+        protocol=run.facts.get("protocol", ""),
+        facts=facts,
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
     )
-    return save(Path(out) if out else run.path / "report.html", text)
+    return save(Path(out) if out else run.path / "report.html", page)
 
 
 def run_title(run: Run) -> str:
@@ -89,124 +90,137 @@ def run_title(run: Run) -> str:
     return "\N{NO-BREAK SPACE}· ".join(words) or run.path.resolve().name
 
 
-def with_interval(final: dict[str, float], key: str, used: set[str]) -> Cell:
-    """The value at `key` with its confidence interval; what was read is added to `used`."""
-    if key not in final:
-        return None
-    used |= {key, f"{key}/ci_low", f"{key}/ci_high"}
-    return final[key], final.get(f"{key}/ci_low"), final.get(f"{key}/ci_high")
-
-
-def final_table(
-    final: dict[str, float],
-) -> tuple[list[str], list[tuple[str, list[Cell]]], set[str]]:
-    """Networks and references against protocols: header, rows, and the keys they took."""
-    used: set[str] = set()
-    where = {f"the {network}": "test/{}/" + network for network in reversed(NETWORKS)}
-    where |= {name: f"reference/{key}/" + "{}" for key, name in REFERENCES.items()}
-    parts = [key.split("/") for key in final]
-    protocols = [p[1] for p in parts if p[0] == "test" and len(p) == 3]
-    protocols += [p[2] for p in parts if p[0] == "reference" and len(p) == 3]
-    header = list(dict.fromkeys(protocols))
-    rows = [
-        (name, [with_interval(final, pattern.format(protocol), used) for protocol in header])
-        for name, pattern in where.items()
-    ]
-    return header, [row for row in rows if any(row[1])], used
-
-
-def band_table(
-    final: dict[str, float],
-) -> tuple[list[str], list[tuple[str, list[Cell]]], set[str]]:
-    """One row per concept and representation of the keys `band/<concept>/<name>/<metric>`.
-
-    The columns are those of `BAND_COLUMNS` that any row has; metrics.json holds the others.
-    """
-    keys = [key for key in final if key.startswith("band/")]
-    found = dict.fromkeys(tuple(key.split("/")[1:3]) for key in keys if key.count("/") > 2)
-    concepts = list(dict.fromkeys(concept for concept, _ in found))
-    owners = sorted(found, key=lambda owner: concepts.index(owner[0]))
-    used: set[str] = set()
-    table = {
-        " · ".join(owner): {
-            heading: with_interval(final, "/".join(["band", *owner, metric]), used)
-            for metric, heading in BAND_COLUMNS.items()
-        }
-        for owner in owners
-    }
-    shown = [h for h in BAND_COLUMNS.values() if any(row[h] for row in table.values())]
-    return shown, [(name, [row[h] for h in shown]) for name, row in table.items()], set(keys)
-
-
-def sections(curves: dict[str, Curve]) -> list[tuple[str, str, list[Panel]]]:
-    """Every logged key in small multiples, student and teacher in one panel."""
-    xs = x_range([curves])
-    panels: dict[tuple[str, str], list[Series]] = {}
-    for key, (steps, values) in curves.items():
-        section, name, network = split_key(key)
-        line = Series(network or name, steps, values, css=CSS[network])
-        panels.setdefault((section, name), []).append(line)
+def final_grids(rows: Sequence[Row], split: str = "test") -> list[Grid]:
+    """Probes of networks and references, a table for each data set."""
+    probes = find(rows, kind="probe", split=split)
     return [
-        (
-            section,
-            section_title(section),
-            [
-                draw(name, note(section, name), sorted(series, key=lambda s: s.label), xs)
-                for (group, name), series in panels.items()
-                if group == section
-            ],
-        )
-        for section in section_order(section for section, _ in panels)
+        _grid(data, find(probes, data=data), _owner, lambda row: row.metric)
+        for data in dict.fromkeys(row.data for row in probes)
     ]
 
 
-def figures(folder: Path) -> list[dict[str, str]]:
-    """Pictures as data URIs: one per stem (svg before png), captioned ones first."""
-    captions = read_captions(folder)
+def band_grids(rows: Sequence[Row]) -> list[Grid]:
+    """Bands by concept and owner, a table for each data set; no mean of a single concept."""
+    bands = [row for row in find(rows, kind="band") if row.metric in BAND_METRICS]
+    grids = []
+    for data in dict.fromkeys(row.data for row in bands):
+        own = find(bands, data=data)
+        if len({row.concept for row in own} - {MEAN}) == 1:
+            own = [row for row in own if row.concept != MEAN]
+        concepts = dict.fromkeys(row.concept for row in own if row.concept != MEAN)
+        order = [*concepts, MEAN]  # within a concept the owners stay in order
+        own.sort(key=lambda row: (order.index(row.concept), BAND_METRICS.index(row.metric)))
+        grids.append(_grid(data, own, _concept, lambda row: row.metric))
+    return grids
+
+
+def detail_grids(rows: Sequence[Row]) -> list[Grid]:
+    """The results beside the final table: validation, and the geometry of what was evaluated."""
+    grids = [grid._replace(heading=f"{grid.heading} validation".strip())
+             for grid in final_grids(rows, "validation")]  # fmt: skip
+    for kind in ("features", "embeddings"):
+        for split, data in dict.fromkeys((row.split, row.data) for row in find(rows, kind=kind)):
+            own = find(rows, kind=kind, split=split, data=data)
+            heading = f"{data} {kind} on {split}".strip()
+            grids.append(_grid(heading, own, lambda r: describe(r.metric).heading, lambda r: r.owner))
+    return grids
+
+
+def _grid(
+    heading: str, rows: Sequence[Row], line: Callable[[Row], str], column: Callable[[Row], str]
+) -> Grid:
+    table: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        table.setdefault(line(row), {})[column(row)] = row
+    columns = list(dict.fromkeys(column(row) for row in rows))
+    words = [
+        (OWNERS[c], "") if c in OWNERS else (describe(c).heading, describe(c).meaning)
+        for c in columns
+    ]
+    return Grid(heading, words, [(name, [r.get(c) for c in columns]) for name, r in table.items()])
+
+
+def _owner(row: Row) -> str:
+    return f"the {row.owner}" if row.owner in NETWORKS else OWNERS[row.owner]
+
+
+def _concept(row: Row) -> str:
+    concept = "mean of the concepts" if row.concept == MEAN else row.concept
+    return f"{concept} · {OWNERS[row.owner]}"
+
+
+def band_alarms(bands: dict[str, Any]) -> list[tuple[str, str]]:
+    """Warnings of the bands' evaluation, each once, with the concepts and owners it is about."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for concept, answers in bands.items():
+        for owner, answer in answers.items():
+            for alarm in dict.fromkeys(answer.get("alarms", [])):
+                where = places.setdefault(str(alarm), {})
+                where.setdefault(OWNERS.get(owner, owner), []).append(concept)
+    grouped = []
+    for alarm, owners in places.items():
+        by_concepts: dict[tuple[str, ...], list[str]] = {}
+        for owner, concepts in owners.items():
+            by_concepts.setdefault(tuple(concepts), []).append(owner)
+        where = "; ".join(
+            f"{', '.join(concepts) if len(concepts) < len(bands) or len(bands) < 4 else 'all concepts'}"
+            f" ({', '.join(names)})"
+            for concepts, names in by_concepts.items()
+        )
+        grouped.append((alarm, where))
+    return grouped
+
+
+def sections(run: Run) -> list[tuple[str, str, list[Panel]]]:
+    """Id, heading and panels of every section of the curves, known sections first."""
+    drawn = panels(run.curves)
+    order = [*SECTIONS, *sorted(set(drawn) - set(SECTIONS))]
+    titles = {key: SECTIONS.get(key, key.replace("_", " ").capitalize()) for key in order}
+    return [(f"s{i}", titles[key], drawn[key]) for i, key in enumerate(order) if key in drawn]
+
+
+def pictures(folder: Path) -> list[Picture]:
+    """Pictures of a run: one per stem (svg before png), captioned ones first."""
+    captions = read_json(folder / "captions.json", dict, {})
     files = {p.stem: p for ending in (".png", ".svg") for p in sorted(folder.glob(f"*{ending}"))}
     order = [stem for stem in captions if stem in files]
     order += [stem for stem in sorted(files) if stem not in captions]
     shown = []
     for stem in order:
         try:
-            content = base64.b64encode(files[stem].read_bytes()).decode()
+            content = files[stem].read_bytes()
         except OSError as error:
             raise UserError(f"cannot read {files[stem]}: {error.strerror}") from error
-        uri = f"data:{MIME[files[stem].suffix]};base64,{content}"
-        caption = captions.get(stem, stem.replace("_", " ").capitalize())
-        shown.append({"uri": uri, "caption": caption})
+        uri = f"data:{MIME[files[stem].suffix]};base64,{base64.b64encode(content).decode()}"
+        caption = str(captions.get(stem, stem.replace("_", " ").capitalize()))
+        shown.append(Picture(uri, caption, _aspect(files[stem], content) > 1.7))
     return shown
+
+
+def _aspect(file: Path, content: bytes) -> float:
+    """Width over height of a picture; 1 where it does not say."""
+    if file.suffix == ".png" and len(content) > 24:
+        width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
+        return width / max(height, 1)
+    box = re.search(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"', content[:2000])
+    return float(box[1]) / max(float(box[2]), 1) if box else 1.0
 
 
 def final_markdown(run_dir: Path) -> str:
     """The final table of one run as markdown, or a line that says there is none yet."""
     run = read_run(run_dir)
-    header, rows, _ = final_table(run.final or {})
-    if not rows:
-        state = "No final table" if run.final is not None else "The run has not finished"
+    probes = [row for row in find(run.rows, kind="probe", split="test") if not row.data]
+    if not probes:
+        state = "No final table" if run.metrics is not None else "The run has not finished"
         return f"{state}; last step {run.last_step}."
+    metrics = list(dict.fromkeys(row.metric for row in probes))
+    cells = {(_owner(row), row.metric): row for row in probes}
 
-    def shown(cell: Cell) -> str:
-        if cell is None or cell[1] is None:
-            return number(cell[0] if cell else None)
-        return f"{number(cell[0])} [{number(cell[1])}, {number(cell[2])}]"
+    def shown(row: Row | None) -> str:
+        if row is None or row.low is None:
+            return number(row.value if row else None)
+        return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"
 
-    return markdown_table(["", *header], [[name, *map(shown, cells)] for name, cells in rows])
-
-
-def markdown_table(header: list[str], rows: list[list[Any]]) -> str:
-    """A markdown table whose source is aligned, so that it reads in a terminal too.
-
-    >>> print(markdown_table(["run", "n"], [["full", 3]]))
-    | run  | n   |
-    | ---- | --- |
-    | full | 3   |
-    """
-    table = [[" ".join(str(c).replace("|", "\\|").split()) for c in row] for row in [header, *rows]]
-    widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in table
-    ]
-    lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
-    return "\n".join(lines)
+    names = [_owner(row) for row in sorted(probes, key=lambda row: list(OWNERS).index(row.owner))]
+    rows = [[name, *(shown(cells.get((name, m))) for m in metrics)] for name in dict.fromkeys(names)]
+    return markdown_table(["", *metrics], rows)

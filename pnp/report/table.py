@@ -1,21 +1,23 @@
 """The table of many runs: means over seeds with intervals, paired differences, markdown and csv."""
 
-import csv
-import io
+import dataclasses
 import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
 from pnp.report.groups import Group
-from pnp.report.page import number, spread
-from pnp.report.panels import NETWORKS
-from pnp.report.reading import Run
-from pnp.report.single import REFERENCES, markdown_table
+from pnp.report.page import markdown_table, number, spread
+from pnp.report.reading import Run, describe_curve, split_key
+from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Row, describe
 
 # Last values shown beside the final metrics, of the teacher, or of the student where there is none.
 MONITORS = {
@@ -24,15 +26,28 @@ MONITORS = {
     "mean_cosine": "mean cos",
     "effective_rank": "eff. rank",
 }
-Column = tuple[str, str]
-"""Key and heading."""
+SECTIONS_IN_CSV = ("geometry/", "probe/", "loss/")
 
 
-def t_quantile(n: int) -> float:
-    """Half a 95 % interval of a mean over `n` values is this times s/√n (Student's t)."""
-    from scipy.special import stdtrit
+@dataclass(frozen=True)
+class Column:
+    """One column.
 
-    return float(stdtrit(n - 1, 0.975))
+    Args:
+        key: of metrics.json; that of a logged curve below `last/`.
+        heading: in table.md.
+        title: on a page.
+        meaning: one line, or empty.
+        higher_is_better: None where neither direction is good by itself.
+        row: the result shown; None for a curve.
+    """
+
+    key: str
+    heading: str
+    title: str
+    meaning: str
+    higher_is_better: bool | None
+    row: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -44,19 +59,27 @@ class Cell:
     n: int
 
     @classmethod
-    def over(cls, values: Sequence[float]) -> "Cell | None":
-        """Summarise values, one per run; None when there are none."""
-        if not values:
+    def over(cls, values: Iterable[float]) -> "Cell | None":
+        """Summarise the values of runs: NaN for a run that lacks it, inf for one not finite."""
+        present = [float(value) for value in values if not math.isnan(value)]
+        if not present:
             return None
-        if not all(map(math.isfinite, values)):  # a NaN among the runs is not averaged away
-            return cls(math.nan, None, len(values))
-        std = statistics.stdev(values) if len(values) > 1 else None
-        return cls(statistics.fmean(values), std, len(values))
+        if not all(map(math.isfinite, present)):  # it is not averaged away
+            return cls(math.nan, None, len(present))
+        std = statistics.stdev(present) if len(present) > 1 else None
+        return cls(statistics.fmean(present), std, len(present))
 
     @property
     def half(self) -> float | None:
-        """Half the width of the 95 % interval of the mean; None for one run."""
-        return None if self.std is None else t_quantile(self.n) * self.std / math.sqrt(self.n)
+        """Half the width of the 95 % interval of the mean (Student's t); None for one run."""
+        if self.std is None:
+            return None
+        return float(stdtrit(self.n - 1, 0.975)) * self.std / math.sqrt(self.n)
+
+    @property
+    def is_clear(self) -> bool:
+        """The interval of the mean excludes 0."""
+        return self.half is not None and abs(self.mean) > self.half
 
     def text(self, n: int) -> str:
         """`mean ± half`, with its own n where some of the group's `n` runs lack the value."""
@@ -65,148 +88,203 @@ class Cell:
 
 
 def table_columns(runs: Sequence[Run]) -> list[Column]:
-    """(key, heading) of the table: test metrics by protocol, bands, then last monitor values."""
-    final = dict.fromkeys(key for run in runs for key in run.final or {})
-    plain = [k for k in final if not k.endswith(("/ci_low", "/ci_high"))]
+    """The columns of the table: probes on test, mean bands, then last monitor values."""
+    rows = {row.key: row for run in runs for row in run.rows}
     columns = []
-    for key in plain:
-        first, *middle, last = key.split("/")
-        if first == "test" and len(middle) == 1:
-            columns.append((key, f"{middle[0]} {last}"))
-        elif key.startswith("band/mean/") and middle[1] in NETWORKS:
-            columns.append((key, f"band {last} {middle[1]}"))
-    logged = {key for run in runs for key in run.curves}
+    for key, row in rows.items():
+        words, owner = describe(row.metric), OWNERS.get(row.owner, row.owner)
+        if row.kind == "probe" and row.split == "test" and not row.data:
+            heading = f"{row.metric} {row.owner}"
+        elif row.kind == "band" and row.concept == MEAN and not row.data:
+            heading = f"band {row.metric} {row.owner}"
+        else:
+            continue
+        if row.owner in NETWORKS:
+            title = f"{words.heading}, {owner}"
+            better = words.higher_is_better
+            columns.append(Column(key, heading, title, words.meaning, better, row))
+    logged = {key: split_key(key) for run in runs for key in run.curves}
     for name, heading in MONITORS.items():
         for network in ("teacher", "student"):
             key = f"geometry/{network}/{name}"
             if key in logged:
-                columns.append((f"last/{key}", f"{heading} {network}"))
+                words = describe_curve("geometry", name)
+                columns.append(
+                    Column(
+                        f"last/{key}",
+                        f"{heading} {network}",
+                        f"{words.heading}, {network}",
+                        f"last logged value: {words.meaning}",
+                        words.higher_is_better,
+                    )
+                )
                 break
     return columns
 
 
-def value(run: Run, key: str) -> float | None:
-    """A final metric, or the last value of a curve for keys that begin with `last/`."""
-    return run.last(key[5:]) if key.startswith("last/") else (run.final or {}).get(key)
+def numbers(groups: Sequence[Group], keys: Iterable[str]) -> pd.DataFrame:
+    """Numbers of the finished runs: rows by (group, pair), a column for each key.
+
+    NaN stands for a number that a run lacks, inf for one that is not finite.
+    """
+    runs = [(i, pair, run) for i, g in enumerate(groups) for pair, run in g.finished.items()]
+    index = pd.MultiIndex.from_tuples(
+        [(i, "\n".join(pair)) for i, pair, _ in runs], names=["group", "pair"]
+    )
+    values = [
+        {k: v if math.isfinite(v) else math.inf for k, v in run.numbers.items()}
+        for _, _, run in runs
+    ]
+    return pd.DataFrame(values, index=index, columns=list(dict.fromkeys(keys)), dtype=float)
 
 
-def cell(group: Group, key: str) -> Cell | None:
-    """One cell of the table: a metric over the group's finished runs."""
-    values = [value(run, key) for run in group.finished]
-    return Cell.over([v for v in values if v is not None])
+def cells(values: pd.DataFrame) -> dict[int, dict[str, Cell | None]]:
+    """The cells of the table by group and key."""
+    return {
+        group: {str(key): Cell.over(column) for key, column in part.items()}
+        for group, part in values.groupby(level="group", sort=False)
+    }  # pyright: ignore[reportReturnType]
 
 
-def difference(group: Group, baseline: Group, key: str) -> Cell | None:
-    """The group's metric minus the baseline's, over seeds that both have on the same data."""
+def differences(values: pd.DataFrame, baseline: int) -> pd.DataFrame:
+    """Every run's numbers minus those of the baseline's run that it is paired with."""
+    if baseline not in values.index.get_level_values("group"):
+        return values.iloc[:0]
+    own = values.drop(index=baseline, level="group")
+    pairs = own.index.get_level_values("pair")
+    theirs = values.loc[baseline].reindex(pairs).set_axis(own.index)
+    return own.sub(theirs).mask(np.isinf(own) & np.isinf(theirs), np.inf)
 
-    def pair(run: Run) -> tuple[str, str]:
-        return run.dataset, str(run.seed)
 
-    theirs = {pair(run): value(run, key) for run in baseline.finished}
-    pairs = [(value(run, key), theirs.get(pair(run))) for run in group.finished]
-    return Cell.over([a - b for a, b in pairs if a is not None and b is not None])
+@dataclass(frozen=True)
+class Table:
+    """Groups of runs with their columns, cells, differences and references.
 
+    Args:
+        groups: the rows.
+        columns: the columns.
+        baseline: the group that others are compared with.
+        broken: path and message of every unreadable run.
+        base: the folder that paths are relative to.
+    """
 
-def reference_rows(
-    groups: Sequence[Group], columns: Sequence[Column]
-) -> list[tuple[str, list[Cell | None]]]:
-    """Rows of the two references; none where the compared runs differ in data or network."""
-    tops = {key.removeprefix("choices.").split(".")[0] for key in groups[0].keys}
-    if tops & {"data", "model", "experiment"}:
-        return []
-    # One run per seed: the reference does not depend on what else was varied.
-    by_seed = {str(run.seed): run for group in groups for run in group.finished}
-    rows = []
-    for key, name in REFERENCES.items():
-        cells = []
-        for column, _ in columns:
-            parts = column.split("/")
-            wanted = f"reference/{key}/{parts[1]}" if parts[0] == "test" else ""
-            wanted = f"band/mean/{key}/{parts[3]}" if parts[0] == "band" else wanted
-            found = [(run.final or {}).get(wanted) for run in by_seed.values()]
-            cells.append(Cell.over([v for v in found if v is not None]))
-        if any(cells):
-            rows.append((name, cells))
-    return rows
+    groups: list[Group]
+    columns: list[Column]
+    baseline: Group
+    broken: list[tuple[Path, str]]
+    base: Path
+
+    def rows(self) -> list[list[Cell | None]]:
+        """The cells of every group."""
+        table = cells(self._numbers())
+        keys = [column.key for column in self.columns]
+        return [[table.get(i, {}).get(key) for key in keys] for i in range(len(self.groups))]
+
+    def paired(self) -> list[tuple[Group, list[Cell | None]]]:
+        """Paired differences: every other group that shares a pair with the baseline."""
+        table = cells(differences(self._numbers(), self.groups.index(self.baseline)))
+        rows = [(self.groups[i], list(row.values())) for i, row in table.items()]
+        return [(group, row) for group, row in rows if any(row)]
+
+    def references(self) -> list[tuple[str, list[Cell | None]]]:
+        """Rows of the references; none where the compared runs differ in data or network."""
+        tops = {key.removeprefix("choices.").split(".")[0] for key in self.groups[0].keys}
+        if tops & {"data", "model", "experiment"}:
+            return []
+        # One run per seed: the reference does not depend on what else was varied.
+        by_seed = {str(run.seed): run for group in self.groups for run in group.finished.values()}
+        rows = []
+        for owner in REFERENCES:
+            wanted = [
+                dataclasses.replace(column.row, owner=owner).key if column.row else ""
+                for column in self.columns
+            ]
+            seen = [[run.numbers.get(key) for run in by_seed.values()] for key in wanted]
+            row = [
+                Cell.over([v if math.isfinite(v) else math.inf for v in values if v is not None])
+                for values in seen
+            ]
+            if any(row):
+                rows.append((OWNERS[owner], row))
+        return rows
+
+    def uncounted(self) -> list[tuple[str, str, Group | None]]:
+        """State or reason, path or message, and group of every run that is not counted."""
+        listed: list[tuple[str, str, Group | None]] = []
+        for group in self.groups:
+            listed += [(run.state, self.name(run), group) for run in group.unfinished]
+            listed += [("repeated", self.name(run), group) for run in group.repeated]
+        return [*listed, *(("unreadable", message, None) for _, message in self.broken)]
+
+    def name(self, run: Run) -> str:
+        """A run's path below the common folder."""
+        return os.path.relpath(run.path, self.base)
+
+    def markdown(self) -> str:
+        """The tables as markdown, with the runs that they do not count named below."""
+        alarms = [alarm_text(group) for group in self.groups]
+        headings = [column.heading for column in self.columns]
+        rows: list[list[Any]] = []
+        for group, row, alarm in zip(self.groups, self.rows(), alarms, strict=True):
+            rows.append([group.label, group.n, *_texts(row, group.n), alarm or "–"])
+        for name, row in self.references():
+            n = max(c.n for c in row if c)
+            rows.append([name, n, *_texts(row, n), "–"])
+        header = ["run", "n", *headings, "alarms"]
+        cut = len(header) if any(alarms) else -1
+        lines = [markdown_table(header[:cut], [row[:cut] for row in rows]), ""]
+        lines.append(
+            "Mean over n seeds ± half of its 95 % interval (Student's t); table.csv has std."
+        )
+        if changed := self.paired():
+            pairs = [(group.label, max(c.n for c in row if c), row) for group, row in changed]
+            rows = [[label, n, *_texts(row, n)] for label, n, row in pairs]
+            lines += ["", f"Minus {self.baseline.label}, paired by seed:", ""]
+            lines += [markdown_table(["run", "pairs", *headings], rows), ""]
+        for group in self.groups:
+            lines += [
+                f"{run.state.capitalize()}, unfinished, not counted: {self.name(run)} "
+                f"({group.label}), step {run.last_step}."
+                for run in group.unfinished
+            ]
+            lines += [
+                f"Not counted, a newer run has the same seed: {self.name(run)} ({group.label})."
+                for run in group.repeated
+            ]
+        lines += [f"Unreadable, not counted: {message}" for _, message in self.broken]
+        return "\n".join(lines) + "\n"
+
+    def csv(self, runs: Sequence[Run]) -> str:
+        """Everything in full precision: each metric with its std, half 95 % interval and n."""
+        keys = dict.fromkeys(row.key for run in runs for row in run.rows)
+        logged = dict.fromkeys(key for run in runs for key in run.curves)
+        keys |= dict.fromkeys(f"last/{k}" for k in logged if k.startswith(SECTIONS_IN_CSV))
+        header = ["group", *self.groups[0].values, "n", "seeds", "unfinished", "alarms"]
+        header += [f"{key}{suffix}" for key in keys for suffix in ("", "/std", "/half95", "/n")]
+        table = cells(numbers(self.groups, keys))
+        rows = []
+        for i, group in enumerate(self.groups):
+            row: list[Any] = [group.label, *group.values.values(), group.n, group.seeds]
+            row += [len(group.unfinished), alarm_text(group)]
+            for key in keys:
+                c = table.get(i, {}).get(key)
+                # An empty cell means "none": a mean that is not a number is written as a word.
+                row += [str(c.mean), c.std, c.half, c.n] if c else [None, None, None, 0]
+            rows.append(row)
+        return pd.DataFrame(rows, columns=header, dtype=object).to_csv(
+            index=False, lineterminator="\n"
+        )
+
+    def _numbers(self) -> pd.DataFrame:
+        return numbers(self.groups, [column.key for column in self.columns])
 
 
 def alarm_text(group: Group) -> str:
     """The kinds of alarm in a group's finished runs, with the number of runs they went off in."""
-    kinds = [{str(a.get("kind", "alarm")) for a in run.alarms} for run in group.finished]
-    counts = Counter(kind for found in kinds for kind in found)
+    kinds = [{str(a.get("kind", "alarm")) for a in run.alarms} for run in group.finished.values()]
+    counts = Counter(kind for run_kinds in kinds for kind in run_kinds)
     return ", ".join(f"{kind} ×{n}" for kind, n in sorted(counts.items()))
 
 
-def markdown_text(
-    groups: Sequence[Group],
-    columns: Sequence[Column],
-    baseline: Group,
-    broken: Sequence[tuple[Path, str]],
-    base: Path,
-) -> str:
-    """The tables as markdown, with the runs that they do not count named below."""
-    alarms = [alarm_text(group) for group in groups]
-    header = ["run", "n", *(heading for _, heading in columns)] + ["alarms"] * any(alarms)
-    rows: list[list[Any]] = []
-    for group, alarm in zip(groups, alarms, strict=True):
-        rows.append([group.label, len(group.finished)])
-        rows[-1] += _texts([cell(group, key) for key, _ in columns], len(group.finished))
-        rows[-1] += [alarm or "–"] * any(alarms)
-    for name, cells in reference_rows(groups, columns):
-        n = max(c.n for c in cells if c)
-        rows.append([name, n, *_texts(cells, n)] + ["–"] * any(alarms))
-    lines = [markdown_table(header, rows), ""]
-    lines.append("Mean over n seeds ± half of its 95 % interval (Student's t); table.csv has std.")
-    if changed := paired(groups, columns, baseline):
-        cells = [[g.label, max(c.n for c in row if c), row] for g, row in changed]
-        rows = [[label, n, *_texts(row, n)] for label, n, row in cells]
-        lines += ["", f"Minus {baseline.label}, paired by seed:", ""]
-        lines.append(markdown_table(["run", "pairs", *(h for _, h in columns)], rows))
-    lines += [""] if changed else []
-    for group in groups:
-        for run in group.unfinished:
-            where = os.path.relpath(run.path, base)
-            said = f"{run.state.capitalize()}, unfinished, not counted: {where} ({group.label})"
-            lines.append(f"{said}, step {run.last_step}.")
-        for run in group.repeated:
-            where = os.path.relpath(run.path, base)
-            lines.append(f"Not counted, a newer run has the same seed: {where} ({group.label}).")
-    lines += [f"Unreadable, not counted: {message}" for _, message in broken]
-    return "\n".join(lines) + "\n"
-
-
-def paired(
-    groups: Sequence[Group], columns: Sequence[Column], baseline: Group
-) -> list[tuple[Group, list[Cell | None]]]:
-    """Rows of paired differences: every other group that shares a seed with the baseline."""
-    others = [group for group in groups if group is not baseline]
-    rows = [(g, [difference(g, baseline, key) for key, _ in columns]) for g in others]
-    return [(group, cells) for group, cells in rows if any(cells)]
-
-
-def csv_text(groups: Sequence[Group], runs: Sequence[Run]) -> str:
-    """Everything in full precision: each metric with its std, half 95 % interval and n."""
-    final = dict.fromkeys(key for run in runs for key in run.final or {})
-    keys = [k for k in final if not k.endswith(("/ci_low", "/ci_high"))]
-    logged = dict.fromkeys(key for run in runs for key in run.curves)
-    keys += [f"last/{k}" for k in logged if k.startswith(("geometry/", "probe/", "loss/"))]
-    names = list(groups[0].values)
-    header = ["group", *names, "n", "seeds", "unfinished", "alarms"]
-    header += [f"{key}{suffix}" for key in keys for suffix in ("", "/std", "/half95", "/n")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for group in groups:
-        row: list[Any] = [group.label, *group.values.values(), len(group.finished), group.seeds]
-        row += [len(group.unfinished), alarm_text(group)]
-        for key in keys:
-            found = cell(group, key)
-            row += (
-                ["", "", "", 0] if found is None else [found.mean, found.std, found.half, found.n]
-            )
-        writer.writerow(row)
-    return text.getvalue()
-
-
-def _texts(cells: Sequence[Cell | None], n: int) -> list[str]:
-    return [c.text(n) if c else "–" for c in cells]
+def _texts(row: Sequence[Cell | None], n: int) -> list[str]:
+    return [c.text(n) if c else "–" for c in row]
