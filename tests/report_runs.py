@@ -17,6 +17,15 @@ CURVES = (
     ),
     *("probe/student/knn", "probe/teacher/knn"),
 )
+FINAL = {
+    "test/linear/teacher": 0.8897,
+    "test/linear/teacher/ci_low": 0.8831,
+    "test/linear/teacher/ci_high": 0.8957,
+    "test/knn/teacher": 0.8621,
+    "test/knn/student": 0.8402,
+    "reference/pixels/knn": 0.8461,
+    "reference/random/linear": 0.8353,
+}
 LEVELS = [10 ** (-3 + i / 10) for i in range(21)]
 
 
@@ -87,4 +96,32 @@ def write(
     if objective == "align_only":
         alarm = {"kind": "cone", "message": "all images sit in one narrow cone", "step": 40}
         (path / "alarms.json").write_text(json.dumps([alarm]))
+    return path
+
+
+def make_run(
+    path: Path,
+    *,
+    seed: int = 0,
+    objective: str = "full",
+    repulsion: float = 1.0,
+    scale: str = "sphere",
+    final: dict | None = FINAL,
+    rows: str = "0,0,1.5,,\n10,0,1.0,0.9,0.3\n20,1,nan,0.5,0.4\n30,1,0.5,0.4,0.45\n",
+    **config,
+) -> Path:
+    path.mkdir(parents=True)
+    settings = {
+        "choices": {"method": "pnp", "objective": objective, "data": "ambiguous", "logger": "csv"},
+        "seed": seed,
+        "run_dir": str(path),
+        "data_order": {"order_seed": seed},
+        "objective": {"scale": scale, "weights": {"repulsion": repulsion}},
+        **config,
+    }
+    (path / "config.yaml").write_text(yaml.safe_dump(settings))
+    header = "step,epoch,loss/total,geometry/student/mean_cosine,probe/teacher/knn\n"
+    (path / "metrics.csv").write_text(header + rows)
+    if final is not None:
+        (path / "metrics.json").write_text(json.dumps(final))
     return path

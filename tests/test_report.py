@@ -1,64 +1,29 @@
-"""Claims about run reports and comparisons, on run directories made by hand."""
+"""Claims about the pages: what they show of one run and of many, and what they do not load."""
 
-import csv
+import base64
+import hashlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
+from report_runs import FINAL, make_run, make_sweep, write
 
 from pnp.cli.report import main
 from pnp.errors import UserError
-from pnp.report import Comparison, compare_runs, read_run, write_report
-from pnp.report.panels import split_key
-from pnp.report.svg import Series, line_chart, thin
-from pnp.report.ticks import linear_ticks, log_ticks, tick_label
+from pnp.report import compare_runs, read_run, write_report
+from pnp.report.charts import summarise
+from pnp.report.multiples import draw
 
-FINAL = {
-    "test/linear/teacher": 0.8897,
-    "test/linear/teacher/ci_low": 0.8831,
-    "test/linear/teacher/ci_high": 0.8957,
-    "test/knn/teacher": 0.8621,
-    "test/knn/student": 0.8402,
-    "reference/pixels/knn": 0.8461,
-    "reference/random/linear": 0.8353,
-}
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
 )
-
-
-def make_run(
-    path: Path,
-    *,
-    seed: int = 0,
-    objective: str = "full",
-    repulsion: float = 1.0,
-    scale: str = "sphere",
-    final: dict | None = FINAL,
-    rows: str = "0,0,1.5,,\n10,0,1.0,0.9,0.3\n20,1,nan,0.5,0.4\n30,1,0.5,0.4,0.45\n",
-    **config,
-) -> Path:
-    path.mkdir(parents=True)
-    settings = {
-        "choices": {"method": "pnp", "objective": objective, "data": "ambiguous", "logger": "csv"},
-        "seed": seed,
-        "run_dir": str(path),
-        "data_order": {"order_seed": seed},
-        "objective": {"scale": scale, "weights": {"repulsion": repulsion}},
-        **config,
-    }
-    (path / "config.yaml").write_text(yaml.safe_dump(settings))
-    header = "step,epoch,loss/total,geometry/student/mean_cosine,probe/teacher/knn\n"
-    (path / "metrics.csv").write_text(header + rows)
-    if final is not None:
-        (path / "metrics.json").write_text(json.dumps(final))
-    return path
 
 
 class Page(HTMLParser):
@@ -101,10 +66,6 @@ def parse(path: Path) -> tuple[str, Page]:
     return html, page
 
 
-def table(made: Comparison) -> list[dict[str, str]]:
-    return list(csv.DictReader(made.csv.read_text(encoding="utf-8").splitlines()))
-
-
 def test_the_page_of_a_run_fetches_nothing_and_describes_its_pictures(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "figures").mkdir()
@@ -114,21 +75,31 @@ def test_the_page_of_a_run_fetches_nothing_and_describes_its_pictures(tmp_path):
     html, page = parse(write_report(run))
     assert page.fetched
     assert all(address.startswith("data:") for address in page.fetched)
-    assert not re.search(r"@import|url\(", html)
+    assert not re.search(r"@import|url\((?!#)", html)
     assert [image["alt"] for image in page.images] == ["Two views of each image", "Pca"]
     assert page.headings[0] == "h1"
     assert set(page.headings[1:]) == {"h2"}
+    assert html.index('id="final"') == html.index('<h2 id="') + 4  # it begins with the final table
 
 
-def test_the_content_policy_admits_our_script_and_no_other(tmp_path):
-    import base64
-    import hashlib
+def test_the_content_policy_admits_the_library_with_its_calls_and_no_other_script(tmp_path):
+    make_sweep(tmp_path, runs=6, points=4)
+    html, page = parse(compare_runs([tmp_path]).report)
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == 2
+    assert re.fullmatch(r"(vegaEmbed\(.*\);\n?)+", scripts[1])
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    assert (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}" in html
+    )
+    assert not page.fetched
 
+
+def test_the_page_of_one_run_has_no_script_at_all(tmp_path):
     html, _ = parse(write_report(make_run(tmp_path / "run")))
-    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in html
-    assert "default-src 'none'" in html
+    assert "<script" not in html
+    assert "script-src 'none'" in html
 
 
 def test_the_final_table_puts_networks_beside_references_with_intervals(tmp_path):
@@ -139,35 +110,30 @@ def test_the_final_table_puts_networks_beside_references_with_intervals(tmp_path
     assert "raw pixels – 0.846 randomly initialised 0.835 –" in text
 
 
-def test_student_and_teacher_share_a_panel():
-    assert (
-        split_key("geometry/student/mean_cosine")[:2]
-        == split_key("geometry/teacher/mean_cosine")[:2]
-    )
-    assert split_key("loss/total") == ("loss", "total", "")
-    assert split_key("minutes") == ("other", "minutes", "")
-
-
 def test_strings_from_a_run_are_shown_and_never_run(tmp_path):
-    evil = '"><script>alert(1)</script><img src=http://evil.example/x>'
-    run = make_run(tmp_path / "run", objective=evil, note=evil)
-    (run / "alarms.json").write_text(json.dumps([{"kind": evil, "message": evil, "step": 3}]))
-    (run / "run.json").write_text(json.dumps({evil: {"command": evil}}))
-    text = (run / "metrics.csv").read_text().replace("loss/total", "loss/<script>alert(2)")
-    (run / "metrics.csv").write_text(text)
-    make_run(tmp_path / "other", objective="full")
-    for written in (write_report(run), compare_runs([tmp_path]).report):
+    evil = "\"><script>alert(1)</script><img src=http://evil.example/x>\u2028'+alert(3)+'"
+    band = {evil: {"teacher": {"alarms": [evil], "curves": {}}}}
+    for i in range(2):
+        run = make_run(tmp_path / f"{i}", objective=evil * i or "full", note=evil, name=evil)
+        (run / "alarms.json").write_text(json.dumps([{"kind": evil, "message": evil, "step": 3}]))
+        (run / "run.json").write_text(json.dumps({evil: {"command": evil}}))
+        (run / "band.json").write_text(json.dumps(band))
+        text = (run / "metrics.csv").read_text().replace("loss/total", "loss/<script>alert(2)")
+        (run / "metrics.csv").write_text(text)
+    one, many = write_report(run), compare_runs([tmp_path]).report
+    for written, scripts in ((one, 0), (many, 2)):
         html, page = parse(written)
-        assert html.count("<script>") == 1
+        assert len(re.findall("<script>(?!alert)", html)) == scripts
+        assert "<script>alert" not in html
         assert not any("evil" in address for address in page.fetched)
         assert "&lt;script&gt;alert(1)" in html
+    assert "\u2028" not in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)[1]
 
 
 def test_an_unfinished_run_without_any_optional_file_still_has_a_page(tmp_path):
     run = make_run(tmp_path / "run", final=None)
     html, _ = parse(write_report(run))
-    assert "Unfinished" in html
-    assert "last logged step 30" in html
+    assert "last logged step 30; no metrics.json yet" in html
     empty = make_run(tmp_path / "empty", final=None, rows="")
     assert "<svg" not in parse(write_report(empty))[0]
 
@@ -175,11 +141,10 @@ def test_an_unfinished_run_without_any_optional_file_still_has_a_page(tmp_path):
 def test_a_value_that_is_not_finite_is_a_gap_and_is_counted(tmp_path):
     html, _ = parse(write_report(make_run(tmp_path / "run")))
     assert "1 value not finite (gaps)" in html
-    chart = line_chart([Series("a", [0, 1, 2, 3], [1, 2, float("nan"), 4])], title="a")
-    (line,) = re.findall(r'class="line[^"]*"[^>]* d="([^"]+)"', chart)
+    chart = draw({"": ([0, 1, 2, 3, 4], [1, 2, float("nan"), 4, 5])}, (0, 4), "a")
+    (line,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: var\(--k0\)', chart)
     assert line.count("M") == 2
     assert "nan" not in chart
-    assert "no finite value" in line_chart([Series("a", [0], [float("inf")])], title="a")
 
 
 @pytest.mark.parametrize(
@@ -190,124 +155,54 @@ def test_a_value_that_is_not_finite_is_a_gap_and_is_counted(tmp_path):
         ([0, 1], [1e-320, 0]),
         ([0, 1], [-1e299, 1e299]),
         ([0, 1e12], [-1e-9, 1e9]),
+        ([0, 1], [float("inf"), float("nan")]),
     ],
 )
-def test_degenerate_series_are_drawn_inside_the_chart(x, y):
-    chart = line_chart([Series("a", x, y)], title="a")
-    lines = " ".join(re.findall(r'class="line[^"]*"[^>]* d="M([^"]+)"', chart))
-    places = [(float(a), float(b)) for a, b in re.findall(r"(-?[\d.]+) (-?[\d.]+)", lines)]
-    assert places
-    assert all(0 <= px <= 360 and 0 <= py <= 190 for px, py in places)
+def test_degenerate_series_can_be_drawn(x, y):
+    assert draw({"teacher": (x, y)}, (x[0], x[-1]), "a<b").count("a&lt;b") == 1
 
 
-def test_positions_and_the_scale_give_the_values_back():
-    x, y = [1, 10, 1000], [0.25, -0.5, 2.0]
-    chart = line_chart([Series("a", x, y)], title="a", log_x=True)
-    scale = re.search(r'data-scale="([^"]+)"', chart)
-    x0, x1, y0, y1, left, right, bottom, top, log = map(float, scale[1].split())
-    line = re.search(r'class="line[^"]*"[^>]* d="M([^"]+)"', chart)[1]
-    numbers = list(map(float, line.split()))
-    assert log == 1
-    for px, py, wanted_x, wanted_y in zip(numbers[::2], numbers[1::2], x, y, strict=True):
-        across, up = (px - left) / (right - left), (bottom - py) / (bottom - top)
-        assert 10 ** (x0 + across * (x1 - x0)) == pytest.approx(wanted_x, rel=1e-3)
-        assert y0 + up * (y1 - y0) == pytest.approx(wanted_y, abs=1e-3)
+def test_a_long_curve_becomes_means_of_neighbours_that_keep_its_extremes():
+    steps = [float(i) for i in range(5000)]
+    spike = [1.0 if i == 777 else 0.0 for i in range(5000)]
+    rows = summarise([[{"a": (steps, spike)}, {"a": (steps, [0.0] * 5000)}]] * 10, ["a"])
+    own = [row for row in rows if row["c"] == 3]
+    assert len(own) <= 300
+    assert own[-1]["x"] == 4999
+    assert max(row["h"][0] for row in own) == 1
+    assert sum(row["m"][0] for row in own) * (5000 / len(own)) == pytest.approx(0.5, rel=0.02)
 
 
-def test_thinning_keeps_the_extremes_and_the_ribbon_of_each_kept_point():
-    y = [float(i % 7) for i in range(10_000)]
-    y[1234], y[7777] = -50.0, 99.0
-    kept = thin(Series("a", range(10_000), y, [v - 1 for v in y], [v + 1 for v in y]), 400)
-    assert len(kept.x) <= 400
-    assert {-50.0, 99.0} <= set(kept.y)
-    assert all(y[x] == v for x, v in zip(kept.x, kept.y, strict=True))
-    assert [v - 1 for v in kept.y] == kept.low
-
-
-def test_ticks_are_round_and_inside():
-    assert linear_ticks(-1.2, -0.1) == pytest.approx([-1.0, -0.75, -0.5, -0.25])
-    assert log_ticks(0.001, 0.1) == [0.001, 0.01, 0.1]
-    assert log_ticks(100, 400) == [100, 200]
-    assert [tick_label(v, 500) for v in (0, 9500, 12500)] == ["0", "9500", "12.5k"]
-    assert [tick_label(v, 0.0025) for v in (0.9975, 1.0)] == ["0.9975", "1.0000"]
-
-
-def test_seeds_form_one_row_with_mean_deviation_and_t_interval(tmp_path):
-    for seed, value in enumerate((0.80, 0.82, 0.87)):
-        make_run(tmp_path / str(seed), seed=seed, final={"test/knn/teacher": value})
-    made = compare_runs([tmp_path])
-    (row,) = table(made)
-    assert float(row["test/knn/teacher"]) == pytest.approx(0.83)
-    assert float(row["test/knn/teacher/std"]) == pytest.approx(0.0360555)  # sqrt(0.0026 / 2)
-    half = 4.302653 * 0.0360555 / 3**0.5  # t of 2 degrees of freedom at 97.5 %
-    assert float(row["test/knn/teacher/half95"]) == pytest.approx(half, rel=1e-5)
-    assert (row["n"], row["seeds"]) == ("3", "0, 1, 2")
-    assert "| all runs | 3   | 0.830 ± 0.090" in made.table
-    assert made.markdown.read_text() == made.table
-
-
-def test_a_choice_hides_the_keys_it_fixes_and_shows_those_that_vary_within_it(tmp_path):
-    for objective, repulsion in (("full", 1.0), ("no_repulsion", 0.0)):
-        for scale in ("sphere", "absolute"):
-            path = tmp_path / f"{objective}-{scale}"
-            make_run(path, objective=objective, repulsion=repulsion, scale=scale)
-    labels = [row["group"] for row in table(compare_runs([tmp_path]))]
-    assert labels == [
-        "objective=full scale=absolute",
-        "objective=full scale=sphere",
-        "objective=no_repulsion scale=absolute",
-        "objective=no_repulsion scale=sphere",
+def test_a_mean_curve_has_only_the_steps_that_all_runs_logged():
+    runs = [{"a": ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])}, {"a": ([1.0, 2.0], [4.0, float("nan")])}]
+    rows = summarise([runs, [], [{"b": ([0.0], [9.0])}]], ["a", "b"])
+    assert rows == [
+        {"c": 0, "x": 1.0, "m": [3.0, None], "l": [2.0, None], "h": [4.0, None]},
+        {"c": 2, "x": 0.0, "m": [None, 9.0]},
     ]
-
-
-def test_a_weight_changed_without_a_choice_names_the_weight(tmp_path):
-    for weight in (0.5, 10.0, 2.0):
-        make_run(tmp_path / str(weight), repulsion=weight)
-    labels = [row["group"] for row in table(compare_runs([tmp_path]))]
-    assert labels == ["repulsion=0.5", "repulsion=2", "repulsion=10"]
-
-
-def test_unfinished_and_repeated_runs_are_named_and_not_counted(tmp_path):
-    import os
-
-    make_run(tmp_path / "a", final={"test/knn/teacher": 0.5})
-    os.utime(tmp_path / "a" / "metrics.json", (1, 1))
-    make_run(tmp_path / "again", final={"test/knn/teacher": 0.7})
-    make_run(tmp_path / "open", seed=1, final=None)
-    made = compare_runs([tmp_path])
-    (row,) = table(made)
-    assert (row["n"], row["unfinished"], float(row["test/knn/teacher"])) == ("1", "1", 0.7)
-    assert "Running, unfinished, not counted: open" in made.table
-    assert "a newer run has the same seed: a " in made.table
-
-
-def test_a_nan_among_seeds_is_not_averaged_away(tmp_path):
-    make_run(tmp_path / "0", seed=0, final={"test/knn/teacher": 0.5})
-    make_run(tmp_path / "1", seed=1, final={"test/knn/teacher": float("nan")})
-    (row,) = table(compare_runs([tmp_path]))
-    assert row["test/knn/teacher"] == "nan"
-
-
-def test_references_are_rows_only_when_data_and_network_are_the_same(tmp_path):
-    make_run(tmp_path / "same" / "a")
-    make_run(tmp_path / "same" / "b", objective="other")
-    assert "raw pixels" in compare_runs([tmp_path / "same"]).table
-    make_run(tmp_path / "differ" / "a", data={"name": "cifar10"})
-    make_run(tmp_path / "differ" / "b", data={"name": "stl10"})
-    assert [row["group"] for row in table(compare_runs([tmp_path / "differ"]))] == [
-        "name=cifar10",
-        "name=stl10",
-    ]
-    assert "raw pixels" not in compare_runs([tmp_path / "differ"]).table
 
 
 def test_band_metrics_become_one_row_per_concept(tmp_path):
     final = FINAL | {"band/lobed/teacher/width": 0.67, "band/lobed/teacher/width/ci_low": 0.65}
-    final |= {"band/lobed/teacher/width/ci_high": 0.69, "band/star/teacher/width": 0.2}
-    html, _ = parse(write_report(make_run(tmp_path / "run", final=final)))
-    table = html[html.index('id="band-table"') :].split("</table>")[0]
-    assert table.count('<th scope="row">') == 2
+    final |= {"band/lobed/teacher/width/ci_high": 0.69, "band/mean/teacher/width": 0.67}
+    html, _ = parse(write_report(make_run(tmp_path / "one", final=final)))
+    table = html[html.index('id="bands"') :].split("</table>")[0]
+    assert table.count('<th scope="row">') == 1  # no mean of a single concept
     assert "[0.650, 0.690]" in table
+    final |= {"band/star/teacher/width": 0.2}
+    html, _ = parse(write_report(make_run(tmp_path / "two", final=final)))
+    assert "mean of the concepts · teacher" in html
+
+
+def test_the_same_warning_is_said_once_with_all_it_is_about(tmp_path):
+    run = make_run(tmp_path / "run")
+    answers = {owner: {"alarms": ["too few: add samples"]} for owner in ("teacher", "pixels")}
+    (run / "band.json").write_text(json.dumps({f"class {i}": answers for i in range(9)}))
+    final = FINAL | {f"band/class {i}/teacher/width": 1.0 for i in range(9)}
+    (run / "metrics.json").write_text(json.dumps(final))
+    html, _ = parse(write_report(run))
+    assert html.count("too few: add samples") == 1
+    assert "all concepts (teacher, raw pixels)" in html
 
 
 def test_a_step_logged_again_after_a_resume_counts_once_and_half_a_last_row_is_ignored(tmp_path):
@@ -316,11 +211,46 @@ def test_a_step_logged_again_after_a_resume_counts_once_and_half_a_last_row_is_i
     assert run.curves["loss/total"] == ([0.0, 10.0], [1.0, 2.0])
 
 
+def test_every_state_of_a_run_is_shown_and_a_broken_one_does_not_stop_the_others(tmp_path, capsys):
+    made = make_sweep(tmp_path, runs=12, points=4, finished=0.75)
+    _, stopped, failed = made[-3:]
+    for file in [*stopped.iterdir(), stopped]:
+        os.utime(file, (1e9, 1e9))
+    (failed / "error.txt").write_text("UserError: the loss is not finite at step 3")
+    (made[0] / "metrics.json").write_text("{")
+    main([str(tmp_path)])
+    assert "runs: 5 finished, 3 alarm, 1 running, 1 stopped, 1 failed, 1 unreadable" in (
+        capsys.readouterr().out
+    )
+    html, _ = parse(tmp_path / "report.html")
+    listed = re.findall(r'<li><span class="state (\w+)">\w+</span> ([^ ]+)', html)
+    states = ("running", "stopped", "failed")
+    assert listed[:3] == list(zip(states, [path.name for path in made[-3:]], strict=True))
+    assert listed[3][0] == "unreadable"
+    assert "not valid JSON" in (tmp_path / "table.md").read_text()
+
+
+def test_a_run_that_has_logged_nothing_yet_is_in_the_report(tmp_path):
+    make_sweep(tmp_path, runs=3, points=4)
+    started = write(tmp_path / "started", "full", 0.016, 0.0, 7, points=2, done=False)
+    (started / "metrics.csv").rename(started / "splits.json")
+    html, _ = parse(compare_runs([tmp_path]).report)
+    assert '<span class="state running">running</span> started' in html
+
+
+def test_a_last_line_without_its_end_is_no_value_even_when_it_reads_as_one(tmp_path):
+    path = write(tmp_path / "run", "full", 0.004, 0.0, 0, points=5)
+    text = (path / "metrics.csv").read_text()
+    for cut in range(1, 60):
+        (path / "metrics.csv").write_text(text[:-cut])
+        assert read_run(path).curves["probe/teacher/knn"][0] == [0.0, 10.0, 20.0, 30.0]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("metrics.csv", "step,loss/total\n0,abc\n1,2\n", "line 2"),
-        ("metrics.csv", "step,loss/total\n0,1,2\n1,2\n", "3 cells under 2 columns"),
+        ("metrics.csv", "step,loss/total\n0,1,2\n1,2\n", "more cells than the 2"),
         ("metrics.csv", "epoch,loss/total\n0,1\n", "no 'step' column"),
         ("metrics.json", "{", "not valid JSON"),
         ("metrics.json", '{"test/knn/teacher": "good"}', "should be a number"),
@@ -352,13 +282,6 @@ def test_the_command_ends_with_status_2_and_one_line(tmp_path, capsys, make, sai
     assert printed.count("\n") == 1
 
 
-def test_a_comparison_does_not_overwrite_the_report_of_a_run(tmp_path):
-    make_run(tmp_path / "a")
-    make_run(tmp_path / "b", objective="other")
-    with pytest.raises(UserError, match="itself a run"):
-        compare_runs([tmp_path], out=tmp_path / "a")
-
-
 def test_the_command_reports_one_run_in_place_and_several_in_their_common_folder(tmp_path, capsys):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", objective="other")
@@ -381,3 +304,33 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_filter_of_the_page_is_there_for_every_key_that_differs(tmp_path):
+    make_sweep(tmp_path, runs=24, points=4)
+    html, _ = parse(compare_runs([tmp_path]).report)
+    options = {
+        id: re.findall("<option[^>]*>([^<]*)", text)
+        for id, text in re.findall(r'<select id="(\w+)"[^>]*>(.*?)</select>', html)
+    }
+    assert options["k0"] == ["all", "align_only", "full", "no_repulsion", "no_variance"]
+    assert options["k1"] == ["all", "0.001", "0.002"]
+    assert "kNN during training, teacher" in options["metric"]
+    assert options["band"] == ["lobed, certified", "lobed, plug-in"]
+    assert {"images seen", "linear probe, teacher"} <= set(options["tradeup"])
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_chart_without_a_complaint(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser")
+    make_sweep(tmp_path / "runs", runs=24, points=10, finished=0.9)
+    page = compare_runs([tmp_path / "runs"]).report
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    options += ("--disable-component-update", "--disable-sync", "--no-first-run")
+    options += ("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}")
+    command = [browser, *options, "--virtual-time-budget=9000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.count('class="marks"') == 4
+    assert "CONSOLE" not in done.stderr

@@ -1,14 +1,15 @@
 """Interactive charts of many runs: Altair specifications, embedded by Vega's own bundle.
 
-The selects of the page (`bound`) are inputs of Vega signals, so no script of ours is needed; with
-its expression interpreter (`ast`) Vega runs under a policy that forbids `eval`. Names from run
+The selects of the page are inputs of Vega signals, so no script of ours is needed; with its
+expression interpreter (`ast`) Vega runs under a policy that forbids `eval`. Names from run
 directories are data in every specification, never part of an expression.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -16,23 +17,39 @@ import pandas as pd
 
 from pnp.report.reading import Curve
 
-POINTS = 4000  # of all lines of a chart together: a browser draws them without a pause
-LARGEST = 1e15  # anything beyond is drawn as a gap
-ALL = "*"
-OPTIONS = {"ast": True, "renderer": "svg", "actions": {"export": True, "source": False,
-           "compiled": False, "editor": False}}  # fmt: skip
+POINTS = 3000  # of all lines of a chart together: a browser draws them without a pause
+LARGEST = 1e15  # anything beyond is a gap
+ALL = "*"  # value of a select that leaves everything
+DATA = "configurations"
+GROUP = f"colour == '{ALL}' ? datum.name : datum[colour]"
+GREY = "#8a8a8a"
+TICKS = "abs(datum.value) < 1000 ? format(datum.value, '~g') : format(datum.value, '~s')"
+OPTIONS = {
+    "ast": True, "renderer": "svg",
+    "actions": {"export": True, "source": False, "compiled": False, "editor": False},
+}  # fmt: skip
 LOOK = {
     "background": None,
-    "font": "inherit",
+    "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {"domain": False, "ticks": False, "labelPadding": 6, "labelFontSize": 12},
     "axisX": {"grid": False, "titleAnchor": "end", "titleFontWeight": "normal"},
     "title": {"anchor": "start", "fontSize": 14, "offset": 12},
     "legend": {
         "orient": "bottom", "columns": {"expr": "max(1, floor(width / 260))"}, "symbolLimit": 60,
-        "symbolType": "stroke", "symbolStrokeWidth": 3, "labelLimit": 320, "labelFontSize": 12,
+        "symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1, "labelLimit": 320,
+        "labelFontSize": 12,
     },
 }  # fmt: skip
+
+
+class Select(NamedTuple):
+    """A select of the page: its id, label, (value, text) options, and the value at first."""
+
+    id: str
+    label: str
+    options: list[tuple[str, str]]
+    value: str
 
 
 def summarise(
@@ -47,33 +64,38 @@ def summarise(
     Returns:
         Rows of a chart: group `c`, `x`, mean `m`, least `l` and largest `h` in the order of `keys`.
     """
+    place = {key: i for i, key in enumerate(keys)}
+    parts = [
+        (c, run, place[key], x, y)
+        for c, runs in enumerate(groups)
+        for run, curves in enumerate(runs)
+        for key, (x, y) in curves.items()
+    ]
+    sizes = [len(x) for *_, x, _ in parts]
+    logged = pd.DataFrame(
+        {
+            name: np.repeat([part[i] for part in parts], sizes)
+            for i, name in enumerate(("c", "run", "key"))
+        }
+        | {name: np.concatenate([part[i] for part in parts]) for i, name in ((3, "x"), (4, "y"))}
+    )
+    logged["y"] = logged["y"].where(logged["y"].abs() < LARGEST)
+    runs = logged.groupby(["c", "key"])["run"].nunique()
+    at = logged.groupby(["c", "x", "key"])["y"].agg(["mean", "min", "max", "count"])
+    everywhere = at["count"] == runs.reindex(at.index.droplevel("x")).to_numpy()
+    at = at.loc[everywhere, ["mean", "min", "max"]]
+    table = at.unstack("key").reindex(columns=range(len(keys)), level="key")
     rows: list[dict[str, Any]] = []
-    for c, runs in enumerate(groups):
-        frames = [
-            pd.DataFrame({k: pd.Series(y, x, dtype=float) for k, (x, y) in curves.items()})
-            for curves in runs
-            if curves
-        ]
-        if not frames:
-            continue
-        values = pd.concat(frames).reindex(columns=keys)
-        values = values.where(values.abs() < LARGEST)
-        at = values.groupby(level=0)
-        logged = sum(frame.notna().any().reindex(keys, fill_value=False) for frame in frames)
-        parts = [part.where(at.count() == logged) for part in (at.mean(), at.min(), at.max())]
+    for c, part in table.groupby(level="c"):
         # Too many points become means (and extremes) of equally many neighbours.
-        size = math.ceil(len(parts[0]) * len(groups) / POINTS)
-        span = np.arange(len(parts[0])) // size
-        means, low, high = (
-            getattr(part.groupby(span), how)()
-            for part, how in zip(parts, ("mean", "min", "max"), strict=True)
-        )
-        ends = pd.Series(parts[0].index).groupby(span).last()
+        span = np.arange(len(part)) // math.ceil(len(part) * len(groups) / POINTS)
+        ends = part.index.get_level_values("x").to_series().groupby(span).last()
+        # Runs that are alone have no ribbon.
+        parts = {"m": "mean"} | ({"l": "min", "h": "max"} if len(groups[int(str(c))]) > 1 else {})
+        values = {name: part[how].groupby(span).agg(how).to_numpy() for name, how in parts.items()}
         for i, x in enumerate(ends):
-            row = {"c": c, "x": _digits(x, 8), "m": _list(means.iloc[i])}
-            if len(frames) > 1:
-                row |= {"l": _list(low.iloc[i]), "h": _list(high.iloc[i])}
-            rows.append(row)
+            row = {name: [_digits(value) for value in table[i]] for name, table in values.items()}
+            rows.append({"c": c, "x": _digits(x, 8)} | row)
     return rows
 
 
@@ -81,7 +103,8 @@ def line_chart(
     rows: list[dict[str, Any]],
     configurations: list[dict[str, Any]],
     labels: Sequence[str],
-    which: str,
+    filters: Sequence[Select],
+    which: Select,
     *,
     x: str,
     log: bool = False,
@@ -90,22 +113,22 @@ def line_chart(
 
     Args:
         rows: see `summarise`.
-        configurations: `name`, `k0`, `k1`, … and whether it is a `reference`, in order of `c`.
+        configurations: `c`, `name`, `k0`, `k1`, … and whether it is a `reference`.
         labels: of the curves.
-        which: id of the select that chooses among them.
+        filters: of the page.
+        which: chooses among the curves.
         x: title of the x axis.
         log: the x axis is logarithmic.
     """
-    data = alt.InlineData([row | configurations[row["c"]] for row in rows])
-    base = _base(data, configurations).transform_calculate(
-        y=f"datum.m[{which}]", low=f"datum.l && datum.l[{which}]", high=f"datum.h && datum.h[{which}]"
+    at = f"[{which.id}]"
+    base = _filtered("rows", filters).transform_calculate(
+        y=f"datum.m{at}", low=f"datum.l && datum.l{at}", high=f"datum.h && datum.h{at}"
     )
     base = base.transform_filter("isValid(datum.y)")
-    own, reference = (
-        base.transform_filter(f"{sign}datum.reference") for sign in ("!", "")
-    )
+    own = base.transform_filter("!datum.reference")
     scale = alt.Scale(type="log") if log else alt.Scale(nice=False)
-    axis = alt.Axis(title=x, format="~g" if log else "~s", tickCount=5)
+    marks = [m * 10**k for k in range(-6, 1) for m in (1, 2, 5)] if log else alt.Undefined
+    axis = alt.Axis(title=x, labelExpr=TICKS, tickCount=5, values=marks)
     across = alt.X("x:Q", scale=scale, axis=axis)
     up = alt.Y("y:Q", title=None, scale=alt.Scale(zero=False))
     pick, colour = _pick(), _colour()
@@ -116,65 +139,69 @@ def line_chart(
         alt.Tooltip("low:Q", title="least", format=".4~g"),
         alt.Tooltip("high:Q", title="largest", format=".4~g"),
     ]
-    ribbon = own.mark_area(tooltip=None).encode(
-        across, alt.Y("low:Q", title=None), alt.Y2("high:Q"), colour, detail="c:N",
-        opacity=alt.condition(pick, alt.value(0.14), alt.value(0.02)),
-    )  # fmt: skip
-    line = own.mark_line(strokeWidth=1.8).encode(
-        across, up, colour, detail="c:N",
-        opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
-    )  # fmt: skip
-    near = alt.selection_point(on="pointerover", nearest=True, empty=False, encodings=["x", "y"])
-    dots = own.mark_circle(size=50).encode(
-        across, up, colour, tooltip=tips,
-        opacity=alt.condition(near, alt.value(1), alt.value(0)),
-    ).add_params(near)  # fmt: skip
-    layers = [_legend(configurations), ribbon, line, dots]
+    near = alt.selection_point(name="near", on="pointerover", empty=False, fields=["c", "x"])
+    layers = [
+        _legend(),
+        own.mark_area(tooltip=None).encode(
+            across, alt.Y("low:Q", title=None), alt.Y2("high:Q"), colour, detail="c:N",
+            opacity=alt.condition(pick, alt.value(0.14), alt.value(0.02)),
+        ),
+        own.mark_line(strokeWidth=1.8, tooltip=None).encode(
+            across, up, colour, detail="c:N",
+            opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
+        ),
+        own.mark_circle(size=60).encode(
+            across, up, colour, tooltip=tips,
+            opacity=alt.condition(near, alt.value(1), alt.value(0)),
+        ).add_params(near),
+    ]  # fmt: skip
     if any(c["reference"] for c in configurations):
-        dashes = alt.StrokeDash("name:N", title="reference")
-        layers.append(
-            reference.mark_line(color="#8a8a8a", strokeWidth=1.5).encode(across, up, dashes)
-        )
-    return _spec(layers, f"labels[{which}]", [pick, _bound(which), *_filters(configurations)], labels)
+        lines = base.transform_filter("datum.reference").mark_line(color=GREY, strokeWidth=1.5)
+        layers.append(lines.encode(across, up, alt.StrokeDash("name:N", title=None)))
+    params = [pick, _value("labels", labels)]
+    data = {"rows": rows, DATA: configurations}
+    return _spec(layers, f"labels{at}", [*filters, which], params, data)
 
 
 def scatter_chart(
     configurations: list[dict[str, Any]],
     labels: Sequence[str],
     signs: Sequence[int],
-    across: str,
-    up: str,
+    filters: Sequence[Select],
+    up: Select,
+    across: Select,
 ) -> dict[str, Any]:
-    """A dot for each configuration with half intervals, and the line that no other beats for less.
+    """A dot for each configuration with half intervals, and the line that no other beats.
 
     Args:
         configurations: as in `line_chart`, with means `m` and half intervals `h` by number.
         labels: of the numbers.
         signs: 1 where more is better, -1 where less is, 0 where neither.
-        across, up: ids of the selects that choose among the numbers.
+        filters: of the page.
+        up: chooses the number of the y axis.
+        across: chooses that of the x axis.
     """
-    base = _base(alt.InlineData(configurations), configurations).transform_calculate(
-        x=f"datum.m[{across}]", y=f"datum.m[{up}]", half=f"datum.h[{up}] || 0"
+    base = _filtered(DATA, filters).transform_calculate(
+        x=f"datum.m[{across.id}]", y=f"datum.m[{up.id}]", half=f"datum.h[{up.id}] || 0"
     )
     base = base.transform_filter("isValid(datum.x) && isValid(datum.y)").transform_calculate(
         low="datum.y - datum.half", high="datum.y + datum.half",
-        cost=f"-signs[{across}] * datum.x", gain=f"signs[{up}] * datum.y",
+        cost=f"-signs[{across.id}] * datum.x", gain=f"signs[{up.id}] * datum.y",
     )  # fmt: skip
-    zero = alt.Scale(zero=False)
-    x = alt.X("x:Q", scale=zero, axis=alt.Axis(title=None, format="~s", tickCount=5))
+    zero = alt.Scale(zero=False, padding=12)
+    x = alt.X("x:Q", scale=zero, axis=alt.Axis(title=None, labelExpr=TICKS, tickCount=5))
     y = alt.Y("y:Q", scale=zero, title=None)
     pick, colour = _pick(), _colour()
-    opacity = alt.condition(pick, alt.value(1), alt.value(0.12))
+    opacity = alt.condition(pick, alt.value(1), alt.value(0.1))
+    order: list[Any] = [alt.SortField("cost"), alt.SortField("gain", order="descending")]
     frontier = (
-        base.transform_filter(f"signs[{across}] && signs[{up}]")
-        .transform_window(
-            best="max(gain)", frame=[None, -1],
-            sort=[alt.SortField("cost"), alt.SortField("gain", order="descending")],
-        )
-        .transform_filter("!isValid(datum.best) || datum.gain > datum.best")
-        .mark_line(interpolate="step-after", color="#8a8a8a", strokeWidth=1, tooltip=None)
+        base.transform_filter(f"signs[{across.id}] && signs[{up.id}]")
+        .transform_window(best="max(gain)", frame=[None, 0], sort=order)
+        .transform_window(before="lag(best)", sort=order)
+        .transform_filter("!isValid(datum.before) || datum.gain > datum.before")
+        .mark_line(interpolate="step-after", color=GREY, strokeWidth=1, tooltip=None)
         .encode(x, y, order="cost:Q")
-    )  # fmt: skip
+    )
     bars = base.mark_rule(tooltip=None).encode(
         x, alt.Y("low:Q", title=None), alt.Y2("high:Q"), colour, opacity=opacity
     )
@@ -184,20 +211,27 @@ def scatter_chart(
         alt.Tooltip("y:Q", title="up", format=".4~g"),
         alt.Tooltip("half:Q", title="± half of its 95 % interval", format=".2~g"),
     ]
-    dots = base.mark_circle(size=70).encode(x, y, colour, opacity=opacity, tooltip=tips)
-    params = [pick, _bound(across), _bound(up), *_filters(configurations)]
-    params.append(alt.param(name="signs", value=list(signs)))
-    title = f"labels[{up}] + ' against ' + labels[{across}]"
-    return _spec([_legend(configurations), frontier, bars, dots], title, params, labels)
+    dots = base.mark_circle(size=80).encode(x, y, colour, opacity=opacity, tooltip=tips)
+    title = f"labels[{up.id}] + ' against ' + labels[{across.id}]"
+    params = [pick, _value("signs", signs), _value("labels", labels)]
+    layers = [_legend(), frontier, bars, dots]
+    return _spec(layers, title, [*filters, up, across], params, {DATA: configurations})
 
 
 def embed(charts: Mapping[str, dict[str, Any]]) -> list[str]:
     """The scripts of a page: Vega's bundle, and its call for each chart by the id of its place."""
+    calls = [
+        f"vegaEmbed({encode(f'#{id}')},{encode(spec)},{encode(OPTIONS)});"
+        for id, spec in charts.items()
+    ]
+    return [_bundle(), "\n".join(calls)] if charts else []
+
+
+@cache
+def _bundle() -> str:
     import vl_convert
 
-    calls = [f"vegaEmbed({encode('#' + id)},{encode(spec)},{encode(OPTIONS)});"
-             for id, spec in charts.items()]  # fmt: skip
-    return [vl_convert.javascript_bundle(), "\n".join(calls)] if charts else []
+    return vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed")
 
 
 def encode(value: Any) -> str:
@@ -206,20 +240,22 @@ def encode(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _base(data: alt.InlineData, configurations: list[dict[str, Any]]) -> alt.Chart:
+def _filtered(data: str, filters: Sequence[Select]) -> alt.Chart:
     """The rows that the page's filters leave, with the group that colours them."""
-    tests = [f"({k} == '{ALL}' || datum.{k} == {k})" for k in _keys(configurations)]
-    chart = alt.Chart(data).transform_calculate(group=_GROUP)
+    keys = [select.id for select in filters if select.id != "colour"]
+    chart = alt.Chart(alt.NamedData(data))
+    if data != DATA:
+        names = alt.LookupData(alt.NamedData(DATA), "c", ["name", "reference", *keys])
+        chart = chart.transform_lookup("c", names)
+    tests = [f"({key} == '{ALL}' || datum.{key} == {key})" for key in keys]
+    chart = chart.transform_calculate(group=GROUP)
     return chart.transform_filter(" && ".join(["true", *tests]) + " || datum.reference")
 
 
-_GROUP = f"colour == '{ALL}' ? datum.name : datum[colour]"
-
-
-def _legend(configurations: list[dict[str, Any]]) -> alt.Chart:
+def _legend() -> alt.Chart:
     """Nothing to see: all groups, filtered or not, so that each keeps its colour."""
-    own = [c for c in configurations if not c["reference"]]
-    chart = alt.Chart(alt.InlineData(own)).transform_calculate(group=_GROUP)
+    chart = alt.Chart(alt.NamedData(DATA)).transform_filter("!datum.reference")
+    chart = chart.transform_calculate(group=GROUP)
     return chart.mark_point(opacity=0, tooltip=None).encode(_colour())
 
 
@@ -231,31 +267,28 @@ def _pick() -> alt.Parameter:
     return alt.selection_point(name="pick", fields=["group"], bind="legend")
 
 
-def _bound(id: str) -> alt.Parameter:
-    return alt.param(name=id, value="", bind=alt.BindDirect(element=f"#{id}"))
-
-
-def _keys(configurations: list[dict[str, Any]]) -> list[str]:
-    return [key for key in configurations[0] if key[0] == "k" and key[1:].isdigit()]
-
-
-def _filters(configurations: list[dict[str, Any]]) -> list[alt.Parameter]:
-    return [_bound(id) for id in ("colour", *_keys(configurations))]
+def _value(name: str, value: Sequence[Any]) -> alt.Parameter:
+    return alt.param(name=name, value=list(value))
 
 
 def _spec(
-    layers: list[alt.Chart], title: str, params: list[alt.Parameter], labels: Sequence[str]
+    layers: list[Any],
+    title: str,
+    selects: Sequence[Select],
+    params: list[alt.Parameter],
+    data: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    params = [*params, alt.param(name="labels", value=list(labels))]
-    chart = alt.layer(*layers).properties(
-        width="container", height=320, title=alt.Title(alt.ExprRef(title))
-    )
-    return chart.add_params(*params).to_dict() | {"config": LOOK}
+    inputs = [
+        alt.param(name=s.id, value=s.value, bind=alt.BindDirect(element=f"#{s.id}"))
+        for s in selects
+    ]
+    if not any(select.id == "colour" for select in selects):
+        inputs.append(alt.param(name="colour", value=ALL))
+    words = alt.Title(alt.ExprRef(title))
+    chart = alt.layer(*layers).properties(width="container", height=320, title=words)
+    # Data by name, put in afterwards: Altair would copy it for every layer.
+    return chart.add_params(*params, *inputs).to_dict() | {"config": LOOK, "datasets": data}
 
 
 def _digits(value: float, digits: int = 4) -> float | None:
     return None if math.isnan(value) else float(f"{value:.{digits}g}")
-
-
-def _list(values: pd.Series) -> list[float | None]:
-    return [_digits(value) for value in values]

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from pnp.errors import UserError
+from pnp.report.charts import ALL, Select, embed, line_chart, scatter_chart, summarise
 from pnp.report.groups import Group, baseline_group, group_runs, natural, only_runs
 from pnp.report.page import render, save
 from pnp.report.reading import Curve, Run, describe_curve, find_runs, read_runs, split_key
-from pnp.report.table import Table, alarm_text, table_columns
+from pnp.report.table import Cell, Table, alarm_text, table_columns
 from pnp.results import OWNERS, REFERENCES
 
 KINDS = {"certified": "certified", "plugin": "plug-in"}
@@ -25,15 +26,6 @@ class Comparison(NamedTuple):
     markdown: Path
     table: str
     states: dict[str, int]
-
-
-class Select(NamedTuple):
-    """A select of the page: its id, label, (value, text) options, and the value at first."""
-
-    id: str
-    label: str
-    options: list[tuple[str, str]]
-    value: str
 
 
 class Chart(NamedTuple):
@@ -69,8 +61,6 @@ def compare_runs(
     Raises:
         UserError: no readable run, no such baseline or key, `out` is itself a run or unwritable.
     """
-    from pnp.report.charts import embed
-
     dirs = [Path(d) for d in dirs]
     base = Path(os.path.commonpath([d.resolve() for d in dirs]))
     out = Path(out) if out is not None else base
@@ -82,17 +72,15 @@ def compare_runs(
     table = Table(groups, table_columns(runs), baseline_group(groups, baseline), broken, base)
     filters, configurations = filter_selects(groups)
     charts = [
-        *curve_chart(groups, configurations),
-        *trade_off_charts(table, configurations),
-        *band_chart(groups, configurations),
+        *curve_chart(groups, configurations, filters),
+        *trade_off_charts(table, configurations, filters),
+        *band_chart(groups, configurations, filters),
     ]
-    words = (len(groups), "configuration", len(runs), "run")
     page = render(
         "compare.html",
-        scripts=embed({chart.id: chart.spec for chart in charts}),
-        title="{} {}{}, {} {}{}".format(
-            *words[:2], "s" * (words[0] > 1), *words[2:], "s" * (words[2] > 1)
-        ),
+        scripts=embed({f"chart-{chart.id}": chart.spec for chart in charts}),
+        title=f"{len(groups)} configuration{'s' * (len(groups) > 1)}, "
+        f"{len(runs)} run{'s' * (len(runs) > 1)}",
         only=only,
         table=table,
         rows=table.rows(),
@@ -126,26 +114,25 @@ def filter_selects(groups: Sequence[Group]) -> tuple[list[Select], list[dict[str
     names = list(groups[0].values)
     levels = [sorted({group.values[name] for group in groups}, key=natural) for name in names]
     few = [f"k{i}" for i, values in enumerate(levels) if len(values) <= 10]
-    coloured = few[0] if len(groups) > 10 and few else "*"
-    every = [("*", "configuration"), *((f"k{i}", name) for i, name in enumerate(names))]
+    coloured = few[0] if len(groups) > 10 and few else ALL
+    every = [(ALL, "configuration"), *((f"k{i}", name) for i, name in enumerate(names))]
     selects = [Select("colour", "colour by", every, coloured)] if len(names) > 1 else []
-    for i, (name, values) in enumerate(zip(names, levels, strict=True)):
-        if len(values) > 1:
-            selects.append(
-                Select(f"k{i}", name, [("*", "all"), *((v, v) for v in values)], "*")
-            )
+    selects += [
+        Select(f"k{i}", name, [(ALL, "all"), *((v, v) for v in values)], ALL)
+        for i, (name, values) in enumerate(zip(names, levels, strict=True))
+    ]
     configurations = [
-        {"name": " · ".join(group.row), "reference": False}
+        {"c": c, "name": " · ".join(group.row), "reference": False}
         | {f"k{i}": value for i, value in enumerate(group.values.values())}
-        for group in groups
+        for c, group in enumerate(groups)
     ]
     return selects, configurations
 
 
-def curve_chart(groups: Sequence[Group], configurations: list[dict[str, Any]]) -> list[Chart]:
+def curve_chart(
+    groups: Sequence[Group], configurations: list[dict[str, Any]], filters: list[Select]
+) -> list[Chart]:
     """The curves of training, one metric at a time."""
-    from pnp.report.charts import line_chart, summarise
-
     keys = list(dict.fromkeys(k for group in groups for run in group.drawn for k in run.curves))
     if not keys:
         return []
@@ -154,11 +141,13 @@ def curve_chart(groups: Sequence[Group], configurations: list[dict[str, Any]]) -
     for section, name, owner in map(split_key, keys):
         heading = describe_curve(section, name).heading
         words = {"loss": f"loss: {heading}", "probe": f"{heading} during training"}
-        labels.append(words.get(section, heading) + (f", {owner}" if owner != name else "") * bool(owner))
+        labels.append(
+            words.get(section, heading) + (f", {owner}" if owner != name else "") * bool(owner)
+        )
     first = next((keys.index(key) for key in FIRST if key in keys), 0)
     order = sorted(range(len(keys)), key=lambda i: labels[i].lower())
     select = Select("metric", "show", [(str(i), labels[i]) for i in order], str(first))
-    spec = line_chart(rows, configurations, labels, "metric", x="optimizer step")
+    spec = line_chart(rows, configurations, labels, filters, select, x="optimizer step")
     text = (
         "Lines are means over the runs of a configuration, ribbons go from the least to the "
         "largest run. Select entries of the legend to bring them forward."
@@ -166,11 +155,10 @@ def curve_chart(groups: Sequence[Group], configurations: list[dict[str, Any]]) -
     return [Chart("curves", "Curves", text, [select], spec)]
 
 
-def trade_off_charts(table: Table, configurations: list[dict[str, Any]]) -> list[Chart]:
+def trade_off_charts(
+    table: Table, configurations: list[dict[str, Any]], filters: list[Select]
+) -> list[Chart]:
     """Any number against any other: at first quality against cost, and rank against cosine."""
-    from pnp.report.charts import scatter_chart
-    from pnp.report.table import Cell
-
     columns = table.columns
     if not columns:
         return []
@@ -191,12 +179,10 @@ def trade_off_charts(table: Table, configurations: list[dict[str, Any]]) -> list
     options = [(str(i), label) for i, label in enumerate(labels)]
 
     def chart(id: str, heading: str, text: str, x: int, y: int) -> Chart:
-        selects = [
-            Select(f"{id}up", "show", options, str(y)),
-            Select(f"{id}across", "against", options, str(x)),
-        ]
-        spec = scatter_chart(dots, labels, signs, f"{id}across", f"{id}up")
-        return Chart(id, heading, text, selects, spec)
+        up = Select(f"{id}up", "show", options, str(y))
+        across = Select(f"{id}across", "against", options, str(x))
+        spec = scatter_chart(dots, labels, signs, filters, up, across)
+        return Chart(id, heading, text, [up, across], spec)
 
     text = (
         "A dot is the mean over the finished runs of a configuration, a bar its 95 % interval. "
@@ -212,27 +198,32 @@ def trade_off_charts(table: Table, configurations: list[dict[str, Any]]) -> list
     return charts
 
 
-def band_chart(groups: Sequence[Group], configurations: list[dict[str, Any]]) -> list[Chart]:
+def band_chart(
+    groups: Sequence[Group], configurations: list[dict[str, Any]], filters: list[Select]
+) -> list[Chart]:
     """Width of the band against the allowed error."""
-    from pnp.report.charts import line_chart, summarise
-
     runs = [run for group in groups for run in group.finished.values() if run.bands]
-    owners = [o for o in ("teacher", "student") if any(o in b for r in runs for b in r.bands.values())]
+    owners = [
+        o for o in ("teacher", "student") if any(o in b for r in runs for b in r.bands.values())
+    ]
     if not owners:
         return []
     curves = [[band_curves(run, owners[0]) for run in g.finished.values()] for g in groups]
     keys = list(dict.fromkeys(key for group in curves for run in group for key in run))
+    if not keys:
+        return []
     empty = {key: "" for key in configurations[0] if key[0] == "k"}
     # References belong to the data; over several data sets their mean would mean nothing.
     if len({run.dataset for run in runs}) == 1:
         for owner in (*REFERENCES, "oracle"):
             curves.append([band_curves(run, owner, owners[0]) for run in runs])
             name = {"name": OWNERS.get(owner, owner), "reference": True}
-            configurations = [*configurations, empty | name]
+            configurations = [*configurations, {"c": len(configurations)} | empty | name]
     rows = summarise(curves, keys)
-    labels = [f"{concept}, {KINDS[kind]}" for concept, kind in keys]
-    select = Select("band", "concept", [(str(i), label) for i, label in enumerate(labels)], "0")
-    spec = line_chart(rows, configurations, labels, "band", x="allowed error, each side", log=True)
+    select = Select("band", "concept", [(str(i), key) for i, key in enumerate(keys)], "0")
+    spec = line_chart(
+        rows, configurations, keys, filters, select, x="allowed error, each side", log=True
+    )
     text = (
         "Share of test images answered “uncertain” against the errors allowed on either side, for "
         f"the features of the {owners[0]}."
@@ -240,12 +231,12 @@ def band_chart(groups: Sequence[Group], configurations: list[dict[str, Any]]) ->
     return [Chart("bands", "Uncertainty band", text, [select], spec)]
 
 
-def band_curves(run: Run, owner: str, network: str = "") -> dict[tuple[str, str], Curve]:
-    """Widths by concept and kind of one owner; the oracle's are the same for both kinds."""
-    curves: dict[tuple[str, str], Curve] = {}
-    for kind in KINDS:
+def band_curves(run: Run, owner: str, network: str = "") -> dict[str, Curve]:
+    """Widths of one owner by concept and kind; the oracle's are the same for both kinds."""
+    curves: dict[str, Curve] = {}
+    for kind, word in KINDS.items():
         for concept, answers in run.bands.items():
             answer = answers.get(network if owner == "oracle" else owner, {}).get("curves", {})
             if curve := answer.get("oracle" if owner == "oracle" else kind):
-                curves[concept, kind] = (curve["level"], curve["width"])
+                curves[f"{concept}, {word}"] = (curve["level"], curve["width"])
     return curves

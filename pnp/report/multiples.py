@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
+from itertools import pairwise
 
 from pnp.report.reading import Curve, describe_curve, split_key
 
@@ -15,6 +16,7 @@ INKS = {
     "text": ("#010103", "var(--soft)"),
     "grid": ("#010104", "var(--rule)"),
 }
+ORDER = ("teacher", "student", "network", "pixels", "random", "batch", "")
 LARGEST = 1e100  # beyond this an axis overflows
 
 
@@ -41,7 +43,9 @@ def panels(curves: Mapping[str, Curve]) -> dict[str, list[Panel]]:
         grouped.setdefault(section, {}).setdefault(name, {})[owner] = curve
     ends = [end for steps, _ in curves.values() for end in (steps[0], steps[-1])]
     return {
-        section: [_panel(section, name, lines, (min(ends), max(ends))) for name, lines in own.items()]
+        section: [
+            _panel(section, name, lines, (min(ends), max(ends))) for name, lines in own.items()
+        ]
         for section, own in grouped.items()
     }
 
@@ -50,8 +54,11 @@ def _panel(section: str, name: str, lines: dict[str, Curve], x: tuple[float, flo
     words = describe_curve(section, name)
     odd = sum(not abs(value) < LARGEST for _, values in lines.values() for value in values)
     remark = f"{odd:,} value{'s' * (odd > 1)} not finite (gaps)" if odd else ""
+    lines = dict(sorted(lines.items(), key=lambda line: ORDER.index(line[0])))
     legend = [(owner, owner if owner != name else "", y[-1]) for owner, (_, y) in lines.items()]
-    label = f"{words.heading} over steps: " + ", ".join(f"{o} ends at {v:.4g}" for _, o, v in legend)
+    label = f"{words.heading} over steps: " + ", ".join(
+        f"{o} ends at {v:.4g}" for _, o, v in legend
+    )
     return Panel(words.heading, words.meaning, draw(lines, x, label), legend, remark)
 
 
@@ -74,8 +81,8 @@ def draw(lines: Mapping[str, Curve], x: tuple[float, float], label: str) -> str:
         axis.grid(axis="y", color=grid, linewidth=0.7)
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0, labelsize=8, colors=text)
-        axis.yaxis.set_major_locator(MaxNLocator(5))
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 2.5, 5, 10]))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.yaxis.offsetText.set(color=text, size=8)
         stream = StringIO()
@@ -90,4 +97,4 @@ def draw(lines: Mapping[str, Curve], x: tuple[float, float], label: str) -> str:
 def _dotted(values: Sequence[float]) -> bool:
     """No two neighbours are finite: a line would show nothing."""
     finite = [math.isfinite(value) for value in values]
-    return not any(a and b for a, b in zip(finite, finite[1:], strict=False))
+    return not any(a and b for a, b in pairwise(finite))

@@ -1,5 +1,6 @@
 """Run directories, read as plain Python values."""
 
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -68,16 +69,12 @@ class Run:
         for part in ("objective", "method"):
             if _is_count(whole := self._part(part).get("global_batch")):
                 return whole  # of all devices and micro-batches together
-        factors = [data.get("batch_size")]
+        factors: list[Any] = [data.get("batch_size")]
         for key in ("accumulate_grad_batches", "devices", "num_nodes"):
             factor = trainer.get(key, 1)
             factors.append(len(factor) if isinstance(factor, list) else factor)
-        images = 1
-        for factor in factors:
-            if not _is_count(factor):  # `devices: auto`: the config does not tell how many
-                return None
-            images *= factor
-        return images
+        # `devices: auto`: the config does not tell how many.
+        return math.prod(factors) if all(map(_is_count, factors)) else None
 
     @property
     def dataset(self) -> str:

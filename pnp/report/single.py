@@ -32,11 +32,11 @@ SECTIONS = {
 
 
 class Grid(NamedTuple):
-    """A table of results: (title, meaning) of every column, and named rows of results."""
+    """A table of results: columns (title, meaning) and rows (name, is a reference, cells)."""
 
     heading: str
     head: list[tuple[str, str]]
-    body: list[tuple[str, list[Row | None]]]
+    body: list[tuple[str, bool, list[Row | None]]]
 
 
 class Picture(NamedTuple):
@@ -102,42 +102,49 @@ def final_grids(rows: Sequence[Row], split: str = "test") -> list[Grid]:
 def band_grids(rows: Sequence[Row]) -> list[Grid]:
     """Bands by concept and owner, a table for each data set; no mean of a single concept."""
     bands = [row for row in find(rows, kind="band") if row.metric in BAND_METRICS]
+    bands.sort(key=lambda row: BAND_METRICS.index(row.metric))
     grids = []
     for data in dict.fromkeys(row.data for row in bands):
-        own = find(bands, data=data)
-        if len({row.concept for row in own} - {MEAN}) == 1:
-            own = [row for row in own if row.concept != MEAN]
-        concepts = dict.fromkeys(row.concept for row in own if row.concept != MEAN)
-        order = [*concepts, MEAN]  # within a concept the owners stay in order
-        own.sort(key=lambda row: (order.index(row.concept), BAND_METRICS.index(row.metric)))
-        grids.append(_grid(data, own, _concept, lambda row: row.metric))
+        concepts = dict.fromkeys(r.concept for r in find(bands, data=data) if r.concept != MEAN)
+        shown = [*concepts, MEAN] if len(concepts) > 1 else list(concepts)
+        own = [row for concept in shown for row in find(bands, data=data, concept=concept)]
+        grids.append(_grid(data, own, _concept, lambda row: row.metric, by=shown))
     return grids
 
 
 def detail_grids(rows: Sequence[Row]) -> list[Grid]:
     """The results beside the final table: validation, and the geometry of what was evaluated."""
-    grids = [grid._replace(heading=f"{grid.heading} validation".strip())
-             for grid in final_grids(rows, "validation")]  # fmt: skip
+    grids = [
+        grid._replace(heading=f"{grid.heading} probes on validation".strip())
+        for grid in final_grids(rows, "validation")
+    ]
     for kind in ("features", "embeddings"):
         for split, data in dict.fromkeys((row.split, row.data) for row in find(rows, kind=kind)):
             own = find(rows, kind=kind, split=split, data=data)
-            heading = f"{data} {kind} on {split}".strip()
-            grids.append(_grid(heading, own, lambda r: describe(r.metric).heading, lambda r: r.owner))
+            table = _grid(f"{data} {kind} on {split}".strip(), own, _owner, lambda row: row.metric)
+            grids.append(table)
     return grids
 
 
 def _grid(
-    heading: str, rows: Sequence[Row], line: Callable[[Row], str], column: Callable[[Row], str]
+    heading: str,
+    rows: Sequence[Row],
+    line: Callable[[Row], str],
+    column: Callable[[Row], str],
+    by: Sequence[str] = ("",),
 ) -> Grid:
-    table: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        table.setdefault(line(row), {})[column(row)] = row
+    """A table of rows, in the order of the concepts `by` and then of `OWNERS`."""
     columns = list(dict.fromkeys(column(row) for row in rows))
-    words = [
-        (OWNERS[c], "") if c in OWNERS else (describe(c).heading, describe(c).meaning)
-        for c in columns
-    ]
-    return Grid(heading, words, [(name, [r.get(c) for c in columns]) for name, r in table.items()])
+    owners = list(OWNERS)
+    table: dict[str, tuple[bool, dict[str, Row]]] = {}
+    for row in sorted(rows, key=lambda row: (by.index(row.concept), owners.index(row.owner))):
+        table.setdefault(line(row), (row.owner in REFERENCES, {}))[1][column(row)] = row
+    words = [describe(name) for name in columns]
+    return Grid(
+        heading,
+        [(metric.heading, metric.meaning) for metric in words],
+        [(name, grey, [r.get(c) for c in columns]) for name, (grey, r) in table.items()],
+    )
 
 
 def _owner(row: Row) -> str:
@@ -150,23 +157,20 @@ def _concept(row: Row) -> str:
 
 
 def band_alarms(bands: dict[str, Any]) -> list[tuple[str, str]]:
-    """Warnings of the bands' evaluation, each once, with the concepts and owners it is about."""
+    """Warnings of the bands' evaluation, each once, and the concepts and owners it is about."""
     places: dict[str, dict[str, list[str]]] = {}
     for concept, answers in bands.items():
         for owner, answer in answers.items():
-            for alarm in dict.fromkeys(answer.get("alarms", [])):
-                where = places.setdefault(str(alarm), {})
-                where.setdefault(OWNERS.get(owner, owner), []).append(concept)
+            name = OWNERS.get(owner, str(owner))
+            for alarm in answer.get("alarms", []):
+                places.setdefault(alarm, {}).setdefault(concept, []).append(name)
     grouped = []
-    for alarm, owners in places.items():
-        by_concepts: dict[tuple[str, ...], list[str]] = {}
-        for owner, concepts in owners.items():
-            by_concepts.setdefault(tuple(concepts), []).append(owner)
-        where = "; ".join(
-            f"{', '.join(concepts) if len(concepts) < len(bands) or len(bands) < 4 else 'all concepts'}"
-            f" ({', '.join(names)})"
-            for concepts, names in by_concepts.items()
-        )
+    for alarm, concepts in places.items():
+        owners = {tuple(names) for names in concepts.values()}
+        if len(owners) == 1 and len(concepts) == len(bands) > 1:
+            where = f"all concepts ({', '.join(owners.pop())})"
+        else:
+            where = "; ".join(f"{c} ({', '.join(names)})" for c, names in concepts.items())
         grouped.append((alarm, where))
     return grouped
 
@@ -209,18 +213,19 @@ def _aspect(file: Path, content: bytes) -> float:
 def final_markdown(run_dir: Path) -> str:
     """The final table of one run as markdown, or a line that says there is none yet."""
     run = read_run(run_dir)
-    probes = [row for row in find(run.rows, kind="probe", split="test") if not row.data]
-    if not probes:
+    grids = final_grids([row for row in run.rows if not row.data])
+    if not grids:
         state = "No final table" if run.metrics is not None else "The run has not finished"
         return f"{state}; last step {run.last_step}."
-    metrics = list(dict.fromkeys(row.metric for row in probes))
-    cells = {(_owner(row), row.metric): row for row in probes}
 
     def shown(row: Row | None) -> str:
-        if row is None or row.low is None:
-            return number(row.value if row else None)
-        return f"{number(row.value)} [{number(row.low)}, {number(row.high)}]"
+        interval = row is not None and row.low is not None and row.high is not None
+        ends = f" [{number(row.low)}, {number(row.high)}]" if row and interval else ""
+        return number(row.value if row else None) + ends
 
-    names = [_owner(row) for row in sorted(probes, key=lambda row: list(OWNERS).index(row.owner))]
-    rows = [[name, *(shown(cells.get((name, m))) for m in metrics)] for name in dict.fromkeys(names)]
-    return markdown_table(["", *metrics], rows)
+    metrics = dict.fromkeys(
+        row.metric for row in find(run.rows, kind="probe", split="test", data="")
+    )
+    return markdown_table(
+        ["", *metrics], [[name, *map(shown, cells)] for name, _, cells in grids[0].body]
+    )

@@ -141,9 +141,9 @@ def numbers(groups: Sequence[Group], keys: Iterable[str]) -> pd.DataFrame:
 def cells(values: pd.DataFrame) -> dict[int, dict[str, Cell | None]]:
     """The cells of the table by group and key."""
     return {
-        group: {str(key): Cell.over(column) for key, column in part.items()}
+        int(str(group)): {str(k): Cell.over(v) for k, v in part.to_dict("list").items()}
         for group, part in values.groupby(level="group", sort=False)
-    }  # pyright: ignore[reportReturnType]
+    }
 
 
 def differences(values: pd.DataFrame, baseline: int) -> pd.DataFrame:
