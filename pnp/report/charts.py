@@ -17,7 +17,7 @@ import pandas as pd
 
 from pnp.report.reading import Curve
 
-POINTS = 3000  # of all lines of a chart together: a browser draws them without a pause
+POINTS = 2000  # of all lines of a chart together: a browser draws them without a pause
 LARGEST = 1e15  # anything beyond is a gap
 ALL = "*"  # value of a select that leaves everything
 DATA = "configurations"
@@ -125,6 +125,8 @@ def line_chart(
         y=f"datum.m{at}", low=f"datum.l && datum.l{at}", high=f"datum.h && datum.h{at}"
     )
     base = base.transform_filter("isValid(datum.y)")
+    span = "format(datum.low, '.4~g') + ' to ' + format(datum.high, '.4~g')"
+    base = base.transform_calculate(runs=f"isValid(datum.low) ? {span} : 'one run'")
     own = base.transform_filter("!datum.reference")
     scale = alt.Scale(type="log") if log else alt.Scale(nice=False)
     marks = [m * 10**k for k in range(-6, 1) for m in (1, 2, 5)] if log else alt.Undefined
@@ -136,8 +138,7 @@ def line_chart(
         alt.Tooltip("name:N", title="configuration"),
         alt.Tooltip("x:Q", title=x, format="~g"),
         alt.Tooltip("y:Q", title="mean", format=".4~g"),
-        alt.Tooltip("low:Q", title="least", format=".4~g"),
-        alt.Tooltip("high:Q", title="largest", format=".4~g"),
+        alt.Tooltip("runs:N"),
     ]
     near = alt.selection_point(name="near", on="pointerover", empty=False, fields=["c", "x"])
     layers = [

@@ -228,11 +228,11 @@ def _read_curves(path: Path) -> dict[str, Curve]:
         if "step" not in row:
             raise UserError(f"{path}: no 'step' column among {', '.join(row)[:200]}.")
         try:
-            step = float(row["step"])
+            step = int(float(row["step"]))
             for key, cell in row.items():
                 if cell and key not in ("step", "epoch"):
                     values.setdefault(key, {})[step] = float(cell)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UserError(f"{path}, line {line}: {error}.") from error
     curves: dict[str, Curve] = {}
     for key, points in values.items():
