@@ -32,8 +32,8 @@ def axes_grid(
     axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=7)
-        axis.title.set_fontsize(8)
+        axis.tick_params(labelsize=8)
+        axis.title.set_fontsize(9)
     for axis in axes[panels:]:
         axis.axis("off")
     return figure, axes
@@ -121,7 +121,7 @@ def draw_curves(file: Path, answers: Mapping[str, Mapping[str, Answer]]) -> None
                 axis.plot(*_xy(curves["oracle"]), ":", color="black", linewidth=1.3)
         axis.set(xscale="log", ylim=(0, 1), title=concept)
     panels[0].set(xlabel="allowed error, each side", ylabel="share in the band")
-    panels[0].legend(loc="upper right", frameon=False, fontsize=7)
+    _legend(figure, panels[0])
     figure.savefig(file)
 
 
@@ -145,7 +145,7 @@ def draw_scores(file: Path, answers: Mapping[str, Answer]) -> None:
         axis.axvspan(edges[0], edges[1], color=BAND, alpha=0.3, linewidth=0, label="band")
         axis.set(title=concept)
     panels[0].set(xlabel="logit", ylabel="test images")
-    panels[0].legend(loc="upper right", frameon=False, fontsize=7)
+    _legend(figure, panels[0])
     figure.savefig(file)
 
 
@@ -176,7 +176,7 @@ def draw_posterior(
     axis.bar(centre, share, width=0.045, color=BAND, label="in the band")
     axis.step(edges, [*best, best[-1]], where="post", color="black", linestyle=":", label="oracle")
     axis.set(xlabel="η = Pr(P | image)", ylabel="share of the images", ylim=(0, 1.05))
-    axis.legend(loc="upper right", frameon=False, fontsize=8)
+    _legend(figure, axis)
     figure.savefig(file)
 
 
@@ -221,22 +221,20 @@ def draw_sheet(file: Path, found: Answer, pictures: np.ndarray, eta: np.ndarray 
     )
     worst_fp = order[::-1][(found.y[order[::-1]] == 0) & (region[order[::-1]] == 1)][:12]
     worst_fn = order[(found.y[order] == 1) & (region[order] == 0)][:12]
-    rows = [("through the band", walk), ("worst FP", worst_fp), ("worst FN", worst_fn)]
-    figure, panels = axes_grid(36, 0.85, 1.05, columns=12)
+    rows = [("through\nthe band", walk), ("worst\nFP", worst_fp), ("worst\nFN", worst_fn)]
+    rows = [(title, chosen) for title, chosen in rows if len(chosen)]
+    if not rows:
+        return
+    figure, panels = axes_grid(13 * len(rows), 0.95, 1.3, columns=13)
+    for axis in panels:
+        axis.axis("off")
     for number, (title, chosen) in enumerate(rows):
-        for column in range(12):
-            axis = panels[12 * number + column]
-            axis.axis("off")
-            if column < len(chosen):
-                item = chosen[column]
-                axis.imshow(pictures[found.index[item]].squeeze(), cmap="gray", vmin=0, vmax=255)
-                known = f" η {eta[item]:.2f}" if eta is not None else ""
-                axis.set_title(f"{found.scores[item]:+.1f}{known}", fontsize=6, pad=2)
-            if column == 0:
-                axis.text(
-                    0, -0.12, f"{title}" + ("" if len(chosen) else ": none"), fontsize=7,
-                    transform=axis.transAxes, va="top",
-                )  # fmt: skip
+        first, *row = panels[13 * number : 13 * (number + 1)]
+        first.text(0, 0.5, title, fontsize=11, va="center")
+        for axis, item in zip(row, chosen, strict=False):
+            axis.imshow(pictures[found.index[item]].squeeze(), cmap="gray", vmin=0, vmax=255)
+            known = f"\nη {eta[item]:.2f}" if eta is not None else ""
+            axis.set_title(f"{found.scores[item]:+.1f}{known}", fontsize=9, pad=3)
     figure.savefig(file, dpi=110)
 
 
@@ -253,9 +251,19 @@ def draw_regions(file: Path, plane: np.ndarray, found: Answer) -> None:
     for value, colour, label in ((0, NOT_P, "¬P"), (-1, BAND, "uncertain"), (1, P, "P")):
         chosen = plane[region == value]
         panels[0].scatter(*chosen.T, s=4, alpha=0.6, linewidths=0, color=colour, label=label)
-    panels[0].legend(loc="upper right", markerscale=3, frameon=False, fontsize=8)
+    _legend(figure, panels[0], markerscale=3)
     panels[0].set(xlabel="first principal axis", ylabel="second")
     figure.savefig(file, dpi=110)
+
+
+def _legend(figure: Any, axis: Any, **options: Any) -> None:
+    """One legend for all panels, above them: it covers no data."""
+    handles, names = axis.get_legend_handles_labels()
+    columns = min(len(names), max(2, int(figure.get_figwidth())))
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=columns, frameon=False, fontsize=9,
+        **options,
+    )  # fmt: skip
 
 
 def _xy(curve: BandCurve) -> tuple[np.ndarray, np.ndarray]:
