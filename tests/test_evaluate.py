@@ -63,13 +63,13 @@ def test_probe_data_sets_are_independent_of_the_pretraining_data(compose, tmp_pa
     same = "{n_train: 64, validation: 40, calibration: 40, test: 40}"
     options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true")
     run = f"run={tmp_path / 'run'}"
-    again = judged(run, f"probes={{ambiguous: {same}}}", *options)
+    again = judged(run, f"datasets={{ambiguous: {same}}}", *options)
     assert {k: again[f"ambiguous/{k}"] for k in first} == first
-    other = judged(run, f"probes={{ambiguous: {same[:-1]}, seed: 7}}}}", *options)
+    other = judged(run, f"datasets={{ambiguous: {same[:-1]}, seed: 7}}}}", *options)
     assert other["ambiguous/test/knn/teacher"] != first["test/knn/teacher"]
     assert (tmp_path / "run" / "ambiguous" / "figures" / "band_width.svg").exists()
-    with pytest.raises(UserError, match=r"probes=fashion is no data set; choose from ambiguous"):
-        judged(run, "probes=[fashion]", *options)
+    with pytest.raises(UserError, match=r"datasets=fashion is unknown; choose from ambiguous"):
+        judged(run, "datasets=[fashion]", *options)
 
 
 def test_a_backbone_from_elsewhere_is_judged_with_its_weights(tmp_path):

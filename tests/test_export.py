@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 
 import pnp
 from pnp.backbones import backbone
-from pnp.cli.export import export, upload
+from pnp.cli.export import export
 from pnp.cli.train import train
 from pnp.errors import UserError
 from pnp.export import card
 from pnp.export.encoder import Encoder
 from pnp.export.folder import save
+from pnp.export.hub import upload
 from pnp.runs.config import plain
 from pnp.runs.launch import conf_dir
 from pnp.runs.parts import parts
@@ -186,7 +187,7 @@ def test_a_run_without_a_teacher_gives_its_student(compose, tmp_path):
     out = exported(f"run={folder}")
     assert out == folder / "export"
     assert json.loads((out / "config.json").read_text())["network"] == "student"
-    with pytest.raises(UserError, match="this run has student only"):
+    with pytest.raises(UserError, match="network=teacher is unknown; choose from student"):
         exported(f"run={folder}", "network=teacher")
 
 
@@ -330,8 +331,8 @@ def test_a_run_directory_is_not_yet_an_export(run, tmp_path):
     [
         ([], "exactly one of run=DIR, ckpt=FILE; got none"),
         (["run=a", "ckpt=b"], "got run and ckpt"),
-        (["run=/nowhere"], "no checkpoint at /nowhere/checkpoints/last.ckpt"),
-        (["run=RUN", "network=projector"], "this run has student and teacher only"),
+        (["run=/nowhere"], "found no checkpoint at /nowhere/checkpoints/last.ckpt"),
+        (["run=RUN", "network=projector"], "is unknown; choose from student, teacher"),
         (["run=RUN", "hub=shapes"], "expected USER/NAME"),
         (["run=RUN", "out=RUN"], "other files than an export's"),
     ],

@@ -153,12 +153,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _download(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError(
-            f"loading hub:{name} needs the package huggingface-hub: pip install 'pnp-ssl[hub]'."
-        ) from error
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:  # no network, no such repository, no right to read it

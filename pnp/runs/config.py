@@ -3,13 +3,12 @@
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
-from pnp.errors import UserError
+from pnp.errors import UserError, near
 
 
 def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
@@ -42,8 +41,9 @@ def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
 
 
 def plain(cfg: Any) -> dict[str, Any]:
-    """A composed config as ordinary dicts and lists, interpolations resolved."""
-    return OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportReturnType]
+    """A composed config as ordinary dicts and lists, resolved, without Hydra's own section."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in values.items() if key != "hydra"}
 
 
 def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
@@ -59,9 +59,10 @@ def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: s
     hints = get_type_hints(subject)
     for key, value in values.items():
         if key not in parameters:
-            near = get_close_matches(key, parameters, 1)
-            hint = f" Did you mean {where}.{near[0]}?" if near else ""
-            raise UserError(f"{where}.{key} is unknown.{hint} Known: {', '.join(parameters)}.")
+            raise UserError(
+                f"{where}.{key} is unknown; choose from {', '.join(parameters)}."
+                f"{near(f'{where}.{key}', [f'{where}.{name}' for name in parameters])}"
+            )
         if key in hints and not _fits(value, hints[key]):
             raise UserError(
                 f"{where}.{key}={value!r} has the wrong type: expected {_name(hints[key])}, got "
@@ -73,7 +74,7 @@ def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: s
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` may go where `hint` is asked; hints that are not simple accept anything."""
+    """Tell whether `value` has the type `hint`; hints that are not simple accept anything."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)

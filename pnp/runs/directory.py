@@ -1,4 +1,4 @@
-"""The run directory: where it is, what a run is resumed from, and the facts written into it."""
+"""The run directory: its place, its configuration, its checkpoints, its provenance."""
 
 import os
 import platform
@@ -10,11 +10,11 @@ from typing import Any
 
 from pnp import files
 from pnp.errors import UserError
-from pnp.keys import BESIDE_TRAINING, NEUTRAL, original
+from pnp.keys import BESIDE_TRAINING, NEUTRAL, original, upgrade
 
 
 def run_directory(cfg: Any) -> Path:
-    """Where this run writes: `run_dir`, else Hydra's run directory."""
+    """Make and return the directory of this run: `run_dir`, else Hydra's run directory."""
     from hydra.core.hydra_config import HydraConfig
 
     if cfg.get("run_dir"):
@@ -31,17 +31,17 @@ def run_directory(cfg: Any) -> Path:
 
 
 def _remove_hydras_own(path: Path) -> None:
-    """With run_dir=PATH, the directory that Hydra made all the same stays empty: remove it."""
+    """Remove the directory that Hydra made although run_dir=PATH names another one."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     runtime = HydraConfig.get().runtime if HydraConfig.initialized() else None
     if runtime is None or OmegaConf.is_missing(runtime, "output_dir"):
         return
-    own = Path(runtime.output_dir)
+    hydras = Path(runtime.output_dir)
     with suppress(OSError):  # not empty: something else is in it
-        if own.resolve() != path.resolve():
-            own.rmdir()
+        if hydras.resolve() != path.resolve():
+            hydras.rmdir()
 
 
 def make(path: Path) -> None:
@@ -60,7 +60,7 @@ def make(path: Path) -> None:
 
 
 def is_multirun() -> bool:
-    """Whether this is one job of `-m`, in whatever process it runs."""
+    """Tell whether this is one job of `-m`, in whatever process it runs."""
     from hydra.core.hydra_config import HydraConfig
 
     mode = HydraConfig.get().mode if HydraConfig.initialized() else None
@@ -68,7 +68,7 @@ def is_multirun() -> bool:
 
 
 def in_multirun() -> bool:
-    """Whether Hydra runs this job as one of `-m`, in the process that runs all of them."""
+    """Tell whether this is one job of `-m`, in the process that runs all of them."""
     from hydra.core.hydra_config import HydraConfig
 
     return is_multirun() and "submitit" not in str(HydraConfig.get().launcher.get("_target_", ""))
@@ -80,9 +80,9 @@ def choices() -> dict[str, str]:
 
     if not HydraConfig.initialized():
         return {}
-    chosen = HydraConfig.get().runtime.choices
+    groups = HydraConfig.get().runtime.choices
     return {
-        str(k): str(v) for k, v in chosen.items() if "/" not in str(k) and v not in (None, "null")
+        str(k): str(v) for k, v in groups.items() if "/" not in str(k) and v not in (None, "null")
     }
 
 
@@ -113,18 +113,22 @@ def save_config(folder: Path, config: dict[str, Any]) -> None:
     files.write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
-def find_checkpoint(resume: str) -> Path:
-    """The checkpoint that a path means: a run directory or a checkpoint file.
+def find_checkpoint(path: str | Path, key: str = "resume") -> Path:
+    """The checkpoint file of a path: a run directory or a checkpoint.
+
+    Args:
+        path: as given.
+        key: name of the setting, for the message.
 
     Raises:
         UserError: the path has no checkpoint.
     """
-    path = Path(resume)
+    path = Path(path)
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"resume={resume}: found no checkpoint at {file}. Give a run directory, a .ckpt file, "
-            "or resume=auto."
+            f"{key}={path}: found no checkpoint at {file}. Give a run directory of pnp-train or a "
+            ".ckpt file."
         )
     return file
 
@@ -140,14 +144,16 @@ def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[st
 
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        old = checkpoint["config"]
+        checkpoint["config"] = upgrade(checkpoint["config"])
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}.") from error
+    except UserError:
+        raise
     except Exception as error:  # a zip error, an unpickling error, a missing key: all say the same
         raise UserError(
             f"{file} is not a checkpoint of pnp-train ({type(error).__name__}: {error})."
         ) from error
-    if config is not None and (keys := differences(old, config)):
+    if config is not None and (keys := differences(checkpoint["config"], config)):
         raise UserError(
             f"{file} belongs to another config; these keys differ (checkpoint -> now):\n  "
             + "\n  ".join(keys)
@@ -156,8 +162,8 @@ def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[st
     return checkpoint
 
 
-def facts() -> dict[str, Any]:
-    """What a reader needs to repeat the run; ask at its start, when the code is what it runs."""
+def provenance() -> dict[str, Any]:
+    """Command, code and machine; call it when the run starts, while the code is what it runs."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

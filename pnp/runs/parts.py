@@ -110,21 +110,23 @@ def _callbacks(config: dict[str, Any], folder: Path) -> list[Any]:
     return callbacks
 
 
-def hardware(accelerator: str, precision: str | int | None) -> tuple[str, Any]:
+def hardware(
+    accelerator: str, precision: str | int | None, section: str = "trainer."
+) -> tuple[str, Any]:
     """Resolve `auto`, and refuse a GPU that is not there.
 
     bf16 autocast is chosen where the hardware multiplies bf16: CUDA GPUs since Ampere, CPUs with
-    AVX512-BF16 or AMX.
+    AVX512-BF16 or AMX. `section` is where the keys stand, for messages.
     """
     import torch
 
     gpu = torch.cuda.is_available()
     if accelerator in ("gpu", "cuda") and not gpu:
         raise UserError(
-            f"trainer.accelerator={accelerator}, but torch {torch.__version__} sees no CUDA GPU. "
-            "Check nvidia-smi and the installed torch build, or use trainer.accelerator=cpu."
+            f"{section}accelerator={accelerator}, but torch {torch.__version__} sees no CUDA GPU. "
+            f"Check nvidia-smi and the installed torch build, or use {section}accelerator=cpu."
         )
-    choice("trainer.accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+    choice(f"{section}accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
     if accelerator == "auto":
         accelerator = "gpu" if gpu else "cpu"
     if precision != "auto":
@@ -138,12 +140,12 @@ def hardware(accelerator: str, precision: str | int | None) -> tuple[str, Any]:
 
 
 def placement(
-    accelerator: str, precision: str | int | None
+    accelerator: str, precision: str | int | None, section: str = "trainer."
 ) -> tuple["torch.device", str, Callable[[], Any]]:
     """Device, precision and autocast context of work outside a Trainer; see `hardware`."""
     import torch
 
-    accelerator, precision = hardware(accelerator, precision)
+    accelerator, precision = hardware(accelerator, precision, section)
     device = torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)
     bf16 = precision == "bf16-mixed"
     return device, str(precision), partial(torch.autocast, device.type, torch.bfloat16, bf16)

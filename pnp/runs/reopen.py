@@ -1,0 +1,230 @@
+"""Networks to evaluate or to export: of a run, of a checkpoint, or of a file from elsewhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+
+from pnp import __version__, files
+from pnp.backbones import SMALL_IMAGE, backbone
+from pnp.data import DataModule
+from pnp.errors import UserError, choice
+from pnp.evaluation.evaluate import Pixels
+from pnp.export.encoder import Encoder
+from pnp.method import SelfSupervised
+from pnp.runs import directory
+from pnp.runs.config import build, plain
+from pnp.runs.launch import conf_dir
+from pnp.runs.parts import parts
+from pnp.views import Views
+
+
+@dataclass(frozen=True)
+class Run:
+    """A checkpoint with the objects of its configuration; `untrained` is the initial backbone."""
+
+    checkpoint: dict[str, Any]
+    data: DataModule
+    module: SelfSupervised
+    untrained: nn.Module
+
+
+def open_run(file: Path) -> Run:
+    """Load a checkpoint, and build what its configuration describes.
+
+    Raises:
+        UserError: it is none of pnp-train, or its data are not there any more.
+    """
+    checkpoint = directory.load_checkpoint(file)
+    config = checkpoint["config"]
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    data, module, untrained = parts(config)
+    module.load_state_dict(checkpoint["state_dict"])
+    return Run(checkpoint, data, module, untrained)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Networks by name, with the data and the preprocessing that they are evaluated on."""
+
+    networks: Mapping[str, nn.Module]
+    untrained: nn.Module | None
+    data: DataModule
+    views: Views
+    memory_format: torch.memory_format = torch.channels_last
+
+
+def from_run(file: Path) -> Subject:
+    """Student and teacher of a checkpoint, on the data of its run."""
+    run = open_run(file)
+    module = run.module
+    return Subject(module.networks, run.untrained, run.data, module.views, module.memory_format)
+
+
+def from_backbone(config: Mapping[str, Any]) -> Subject:
+    """A backbone by name, with weights from a file or from timm, on the data of the config.
+
+    Args:
+        config: `conf/evaluate.yaml`, resolved.
+
+    Raises:
+        UserError: a backbone without weights, or weights that do not fit.
+    """
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    data = build(config["data"], "data")
+    views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
+    options = {"in_channels": data.channels, "image_size": data.size}
+    options |= {k: v for k, v in (config["model"] or {}).items() if k != "projector"}
+    name = config["backbone"]
+    if name == "pixels":
+        network: nn.Module = Pixels()
+    else:
+        options["name"] = options.get("name", "small_cnn") if name == "random" else name
+        network = backbone(**options, pretrained=config["pretrained"])
+    if config["state_dict"]:
+        load_weights(network, Path(config["state_dict"]))
+    elif name not in ("pixels", "random") and not config["pretrained"]:
+        raise UserError(
+            f"backbone={name} has no weights: give state_dict=FILE or pretrained=true, or "
+            f"backbone=random model.name={name} to evaluate it untrained."
+        )
+    return Subject({"network": network}, None, data, views)
+
+
+def load_weights(network: nn.Module, file: Path) -> None:
+    """Load weights into a backbone, safely; a classifier's last layer may be left over.
+
+    Raises:
+        UserError: the file cannot be read, or its weights do not fit.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state)
+    except Exception as error:  # whatever is wrong with the file, this is what the user needs
+        raise UserError(f"state_dict={file} cannot be read: {error}") from error
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    heads = ("fc.", "head.", "classifier.")
+    if missing or [key for key in unexpected if not key.startswith(heads)]:
+        raise UserError(
+            f"state_dict={file} does not fit {type(network).__name__}: {len(missing)} keys missing "
+            f"({', '.join(missing[:3])}…), {len(unexpected)} unexpected "
+            f"({', '.join(unexpected[:3])}…). Strip prefixes such as 'backbone.' from its keys."
+        )
+
+
+def on_data(subject: Subject, name: str, options: Mapping[str, Any]) -> Subject:
+    """The same networks on another data set, resized to the images that the networks know.
+
+    Args:
+        subject: networks and the data that they were trained on.
+        name: option of `conf/data`.
+        options: further keys of that section.
+
+    Raises:
+        UserError: no such data set, or one with another number of channels.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    choice("datasets", name, sorted(file.stem for file in (conf_dir() / "data").glob("*.yaml")))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = plain(compose("evaluate", [f"data={name}"]))
+    data = build({**config["data"], **options, "size": subject.data.size}, f"datasets.{name}")
+    if data.channels != subject.data.channels:
+        raise UserError(
+            f"datasets={name} has {data.channels} channel(s), but the networks were trained on "
+            f"{subject.data.channels}."
+        )
+    views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
+    return replace(subject, data=data, views=views)
+
+
+def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, Any], str]:
+    """A network of a run with its preprocessing, the options of its backbone, and its name.
+
+    Args:
+        run: the run.
+        file: its checkpoint.
+        name: student or teacher; None takes the teacher if there is one.
+
+    Raises:
+        UserError: the run has no such network, or its data changed.
+    """
+    data, views, config = run.data, run.module.views, run.checkpoint["config"]
+    _check_data(file, data)
+    networks = run.module.networks
+    name = choice("network", name or ("teacher" if "teacher" in networks else "student"), networks)
+    options = {k: v for k, v in config["model"].items() if k not in ("projector", "pretrained")}
+    options |= {"in_channels": data.channels, "image_size": data.size}
+    if options.get("stem") == "auto":  # resolved, for readers and for other loaders
+        options["stem"] = "small" if data.size <= SMALL_IMAGE else "large"
+    net = Encoder(
+        networks[name].backbone,
+        channels=data.channels,
+        size=data.size,
+        mean=views.mean,
+        std=views.std,
+    )
+    return net.eval().requires_grad_(False).cpu(), options, name
+
+
+def _check_data(file: Path, data: DataModule) -> None:
+    """Refuse other training images than the run's: the normalisation comes from them."""
+    folder = file.resolve().parent.parent
+    recorded = files.read_json(folder / "splits.json", dict, {}).get("train", {}).get("digest")
+    if recorded is not None and recorded != data.splits["train"].digest():
+        raise UserError(
+            f"the images of {data.dataset} are not those that {folder} was trained on, and the "
+            "normalisation would not fit the weights. Put the data back as it was."
+        )
+
+
+def training_facts(run: Run, file: Path, folder: Path | None, network: str) -> dict[str, Any]:
+    """Entries about the training for the model card and `config.json`; no path of this machine.
+
+    Args:
+        run: the run.
+        file: its checkpoint.
+        folder: the run directory; None for a checkpoint without one.
+        network: student or teacher.
+    """
+    config = run.checkpoint["config"]
+    facts = files.read_json(folder / "run.json", dict, {}) if folder else {}
+    alarms = files.read_json(folder / "alarms.json", list, []) if folder else []
+    choices = config.get("choices") or {}
+    commit = directory.commit()
+    named = ("method", "objective", "model", "views", "optim", "experiment")
+    return {
+        "data": config["data"]["dataset"],
+        "choices": {key: choices[key] for key in named if choices.get(key)},
+        "scale": config.get("scale"),
+        "seed": config["seed"],
+        "checkpoint": file.name,
+        "steps": int(run.checkpoint["global_step"]),
+        "batch_size": config["data"]["batch_size"],
+        "started_from": "timm's published weights"
+        if config["model"].get("pretrained")
+        else "random weights",
+        "alarms": [
+            f"epoch {alarm['epoch']}: {alarm['message']}"
+            for alarm in alarms
+            if alarm["network"] == network
+        ],
+        "splits": facts.get("splits", {}),
+        "protocol": facts.get("protocol"),
+        "commit": facts.get("commit"),
+        "machine": facts.get("machine"),
+        "torch": facts.get("torch"),
+        "precision": facts.get("precision"),
+        "exported_by": f"pnp-ssl {__version__}" + (f", commit {commit}" if commit else ""),
+    }

@@ -1,0 +1,133 @@
+"""One run, from its configuration to its report: fit, evaluate, write."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning
+from rich.console import Console
+
+from pnp import files
+from pnp.cpu import keep_freed_memory
+from pnp.distributed import leave_at_exit
+from pnp.evaluation import evaluate
+from pnp.runs import directory
+from pnp.runs.config import build
+from pnp.runs.parts import build_trainer, ignore_known_warnings, parts, quieten
+
+if TYPE_CHECKING:
+    from lightning import Callback, Trainer
+
+    from pnp.data import DataModule
+    from pnp.method import SelfSupervised
+
+
+def fit(
+    folder: Path,
+    config: dict[str, Any],
+    checkpoint: Path | None,
+    facts: dict[str, Any],
+    callbacks: Sequence["Callback"] = (),
+) -> dict[str, float]:
+    """Train in `folder`, from `checkpoint` on if there is one, evaluate, and write the results.
+
+    Args:
+        folder: the run directory, locked by this process.
+        config: resolved.
+        checkpoint: to resume from.
+        facts: further entries of `run.json`.
+        callbacks: beside those of the config.
+
+    Returns:
+        The metrics on rank 0, nothing on the others.
+    """
+    started = time.time()
+    quieten()
+    keep_freed_memory()
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    data, module, untrained = parts(config)
+    trainer = build_trainer(config, folder)
+    trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    step = 0
+    if checkpoint:
+        step = int(directory.load_checkpoint(checkpoint, config)["global_step"])
+    trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
+    if trainer.is_global_zero:
+        print_header(trainer, module, data, config, folder, step)
+        files.write_json(folder / "splits.json", data.split_record())
+    try:
+        with warnings.catch_warnings():
+            ignore_known_warnings()
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        facts = {**facts, "training_seconds": round(time.time() - started, 1)}
+        metrics = finish(folder, config, trainer, module, untrained, data, facts)
+    except BaseException:
+        for logger in trainer.loggers:  # Lightning does so for failures of its own part only
+            logger.finalize("failed")
+        raise
+    leave_at_exit()
+    return metrics
+
+
+def finish(
+    folder: Path,
+    config: dict[str, Any],
+    trainer: "Trainer",
+    module: "SelfSupervised",
+    untrained: Any,
+    data: "DataModule",
+    facts: dict[str, Any],
+) -> dict[str, float]:
+    """Evaluate the trained networks and write the results; every rank has to call it."""
+    started = time.time()
+    protocol = build(config["evaluation"], "evaluation")
+    setting = evaluate.Setting(
+        data,
+        module.views,
+        trainer.strategy.root_device,
+        module.memory_format,
+        trainer.precision_plugin.forward_context,
+        str(trainer.precision),
+        folder / "features" if protocol.cache else None,
+    )
+    references = evaluate.references(protocol, untrained)
+    metrics = evaluate.judge(folder, module.networks, references, setting, protocol)
+    if not trainer.is_global_zero:
+        return {}
+    facts = {
+        **facts,
+        "evaluation_seconds": round(time.time() - started, 1),
+        "precision": str(trainer.precision),
+        "splits": data.split_record(),
+    }
+    evaluate.write(folder, metrics, facts)
+    for logger in trainer.loggers[1:]:
+        logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
+    return metrics
+
+
+def print_header(
+    trainer: "Trainer",
+    module: "SelfSupervised",
+    data: "DataModule",
+    config: dict[str, Any],
+    folder: Path,
+    step: int,
+) -> None:
+    """Print the first line of a run: data, network, device, precision, learning rate, folder."""
+    parameters = sum(p.numel() for p in module.student.parameters())
+    batch = data.global_batch or data.batch_size * trainer.world_size
+    batch *= trainer.accumulate_grad_batches
+    words = [
+        f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images "
+        f"{data.channels}×{data.size}×{data.size})",
+        f"{config['model']['name']} ({parameters:,} parameters)",
+        str(trainer.strategy.root_device),
+        str(trainer.precision),
+        f"lr {module.optim.effective_lr(batch):.2g} at batch {batch}",
+        str(folder),
+        *([f"resumed at step {step}"] if step else []),
+    ]
+    Console(soft_wrap=True, highlight=False).print(" · ".join(words))
