@@ -225,7 +225,7 @@ def test_collapse_raises_the_alarm_with_its_kind(compose, tmp_path):
         ("data.batch_size=1000", "1,?000"),
         (
             "objective.weights.repulsion=-1",
-            r"objective\.weights\.repulsion=-1: give a finite number of at least 0",
+            "repulsion=-1: give a finite number of at least 0",
         ),
         ("+objective.weights.attraction=1", "unknown term 'attraction'"),
         ("optim.lr=fast", "optim.lr='fast' has the wrong type: expected float, got str"),

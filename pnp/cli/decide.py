@@ -100,15 +100,15 @@ def _encoder(config: dict[str, Any]) -> tuple["Encoder", dict[str, Any], dict[st
 
 
 def _from_run(config: dict[str, Any]) -> tuple["Encoder", dict[str, Any], dict[str, Any], Any]:
-    from pnp.cli.export import _network, _source
     from pnp.files import read_json
-    from pnp.runs import directory
-    from pnp.runs.config import build
+    from pnp.runs import directory, reopen
 
-    file, run = _source(config)
-    checkpoint = directory.load_checkpoint(file)
-    encoder, options, name = _network(file, checkpoint, config["network"])
-    data = build(checkpoint["config"]["data"], "data")
+    key = "run" if config["run"] else "ckpt"
+    file = directory.find_checkpoint(config[key], key)
+    run = Path(config["run"]) if config["run"] else None
+    opened = reopen.open_run(file)
+    checkpoint, data = opened.checkpoint, opened.data
+    encoder, options, name = reopen.encoder(opened, file, config["network"])
     identity = read_json(run / "job.json", default={}).get("identity") if run else None
     dataset = checkpoint["config"]["data"]["dataset"]
     said = f"the {name}'s {options['name']} of a run on {dataset}"
