@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from PIL import Image
+from tiny_data import write_image_folder
 
 import pnp
 from pnp.backbones import backbone
@@ -217,21 +219,38 @@ print(len(answers), [name for name in {heavy} if name in sys.modules])
 def test_a_runs_own_classes_make_a_decider_for_its_own_splits(compose, tmp_path, capsys):
     from pnp.cli.train import train
 
+    write_image_folder(tmp_path / "data", train=120, test=160)
+    small = [word for word in TINY if not word.startswith("data.")]
+    data = ("data=image_folder", f"data.root={tmp_path / 'data'}", "data.size=16",
+            "data.validation=40", "data.batch_size=16")  # fmt: skip
     tiny = ("trainer.max_steps=1", "evaluation.band=null", "evaluation.references=[]")
-    train(compose("data.calibration=60", *tiny))
+    run = tmp_path / "run"
+    train(compose(*small, *data, *tiny, f"run_dir={run}", tiny=False))
     capsys.readouterr()
-    out = command("fit", f"run={tmp_path / 'run'}", "max_fp=.2", "max_fn=.2")
-    assert out == tmp_path / "run" / "decider"
+    concept = "concept={pair: [0, class1]}"
+    out = command("fit", f"run={run}", concept, "max_fp=.3", "max_fn=.3")
+    assert out == run / "decider"
     facts = json.loads((out / "decider.json").read_text())
-    assert facts["concept"]["name"] == "lobed"
+    assert facts["concept"] == {"name": "pair", "meaning": "class0, class1"}
     counts = {name: part["images"] for name, part in facts["parts"].items()}
-    assert counts == {"head": 64, "validation": 40, "calibration": 60, "test": 40}
-    job = json.loads((tmp_path / "run" / "job.json").read_text())
+    assert counts == {"head": 80, "validation": 40, "calibration": 80, "test": 80}
+    assert facts["parts"]["calibration"]["positives"] in range(25, 56)
+    job = json.loads((run / "job.json").read_text())
     assert (facts["run"], facts["network"]) == (job["identity"], "teacher")
-    assert facts["measured"]["test"]["images"] == 40
+    assert facts["measured"]["test"]["images"] == 80
     assert "apply it with:\n  pnp-decide apply decider=" in capsys.readouterr().out
-    with pytest.raises(UserError, match="one concept, got 2"):
-        command("fit", f"run={tmp_path / 'run'}", "concept={a: [0], b: [1]}")
+    assert command("apply", f"decider={out}", f"images={tmp_path / 'data'}", f"out={run}") == 0
+    assert len(answers_of(run)) == 280
+    assert "known: " in capsys.readouterr().out
+    for concept, message in (
+        ("{a: [0], b: [1]}", "one concept, got 2"),
+        ("null", "Classes: 0 class0, 1 class1"),
+        ("{a: [klass1]}", "Did you mean class1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command("fit", f"run={run}", f"concept={concept}")
+    with pytest.raises(UserError, match="images= is given without labels="):
+        command("fit", f"run={run}", "concept={a: [0]}", f"images={tmp_path}")
 
 
 def test_a_timm_model_with_weights_of_a_file_makes_a_decider(made, tmp_path):
@@ -370,6 +389,11 @@ def test_settings_that_cannot_be_are_refused(made, tmp_path, more, message):
         ),
         (
             "decider.json",
+            lambda f: f.write_text(f.read_text().replace('"shares"', '"parts_"')),
+            "damaged: it lacks shares",
+        ),
+        (
+            "decider.json",
             lambda f: f.write_text(f.read_text().replace('version": 1', 'version": 2')),
             "has format_version 2, this program reads 1",
         ),
@@ -408,6 +432,82 @@ def test_features_that_are_not_finite_are_an_error_in_fitting_and_a_named_row_in
         decider(pixels)
 
 
+# ---- check, label, plan --------------------------------------------------------------------------
+
+
+def run_check(made, images, labels, out, *more):
+    return command("check", f"decider={made / 'decider'}", f"images={images}",
+                   f"labels={labels}", f"out={out}", *more)  # fmt: skip
+
+
+def test_budgets_are_followed_over_later_images_in_their_order(made, tmp_path, capsys):
+    rows = pictures(tmp_path / "new", count=200, seed=3)
+    honest = write_labels(tmp_path / "l.csv", rows)
+    assert set(run_check(made, tmp_path / "new", honest, tmp_path).values()) <= {
+        "holds", "not decided",
+    }  # fmt: skip
+    flipped = write_labels(tmp_path / "f.csv", rows[:40] + [(f, 1 - y) for f, y in rows[40:]])
+    states = run_check(made, tmp_path / "new", flipped, tmp_path)
+    assert "violated" in states.values()
+    said = capsys.readouterr().out
+    since = int(said.partition("VIOLATED since image ")[2].partition(":")[0])
+    assert 40 < since < 120
+    with (tmp_path / "check.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["file"] for row in table] == [f for f, _ in rows]
+    assert float(table[since - 1]["against_fp"]) > 3 or float(table[since - 1]["against_fn"]) > 3
+
+
+def test_images_of_the_fit_are_not_counted_when_it_is_checked(made, tmp_path):
+    with pytest.raises(UserError, match="all 240 labelled images were used in fitting"):
+        run_check(made, made / "images", made / "labels.csv", tmp_path)
+    with pytest.raises(UserError, match="alpha=0"):
+        run_check(made, made / "images", made / "labels.csv", tmp_path, "alpha=0")
+
+
+def test_images_to_label_are_of_two_kinds_that_never_meet(made, tmp_path, capsys):
+    pool = tmp_path / "pool"
+    answers = dict(pictures(pool, count=150, seed=4))
+    shutil.copy(made / "images" / "000.png", pool / "known.png")
+    shutil.copy(pool / "001.png", pool / "twin.png")
+    command("label", f"decider={made / 'decider'}", f"images={pool}", "n=20", f"out={tmp_path}")
+    with (tmp_path / "to_label.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    parts = {kind: [r for r in rows if r["part"] == kind] for kind in ("head", "calibration")}
+    assert [len(kind) for kind in parts.values()] == [10, 10]
+    assert not {"known.png", "twin.png"} & {row["file"] for row in rows}
+    uncertain = [row["answer"] == "uncertain" for row in parts["head"]]
+    assert np.mean(uncertain) > np.mean([r["answer"] == "uncertain" for r in parts["calibration"]])
+    shares = rules.Shares()
+    for row in rows:
+        pixels = Reader(3, SIZE).batch(pool / row["file"])
+        assert shares.part(int(content_hashes(pixels))) == row["part"]
+    assert "10 drawn at random for calibration" in capsys.readouterr().out
+    assert "drawn at random" in (tmp_path / "to_label.html").read_text()
+    # Labelled, they go where they were meant to go.
+    done = [(row["file"], answers[row["file"]], row["part"]) for row in rows]
+    first = write_labels(tmp_path / "first.csv", list(answers.items())[:60])
+    rest = [row for row in done if int(row[0][:3]) >= 60]
+    more = write_labels(tmp_path / "more.csv", rest, ("file", "label", "part"))
+    out = refit(made, tmp_path, labels=f"[{first},{more}]", images=pool, max_fp=0.3, max_fn=0.3)
+    counts = json.loads((out / "decider.json").read_text())["parts"]
+    assert sum(part["images"] for part in counts.values()) == 60 + len(rest)
+
+
+def test_the_plan_lists_what_a_number_of_labels_allows(made, tmp_path, capsys):
+    rows = command(
+        "plan", "max_fp=.05", "max_fn=.05", "sizes=[50,500]", f"out={tmp_path / 'p.csv'}"
+    )
+    assert [row.n for row in rows] == [50, 500]
+    assert rows[0].width > rows[1].width
+    said = capsys.readouterr().out
+    assert "at least 59 labels for max_fp=0.05" in said
+    assert (tmp_path / "p.csv").read_text().startswith("n,k_fp,k_fn,fp,fn,width")
+    own = command("plan", f"decider={made / 'decider'}", "max_fp=.1", "max_fn=.1", "sizes=[500]")
+    assert 0 <= own[0].width < 1
+    assert "this decider's calibration images" in capsys.readouterr().out
+
+
 # ---- promises ------------------------------------------------------------------------------------
 
 
@@ -441,7 +541,7 @@ def test_a_shift_is_seen_and_none_is_reported_where_there_is_none():
     for _ in range(200):
         reference, new = (rng.normal(size=(n, 5)).astype(np.float32) for n in (80, 60))
         alarms += compare(reference, new).detected
-    assert alarms <= 6  # Bin(200, .01) exceeds this once in 400
+    assert alarms <= 6  # Bin(200, .01) exceeds this once in 200
     moved = compare(reference, new + np.float32([0, 0, 0, 1.5, 0]))
     assert moved.detected
     assert "principal axis 3" in moved.sentence

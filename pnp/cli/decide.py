@@ -56,7 +56,8 @@ def fit(cfg: Any) -> Path:
             parts, concept, notes = _own_images(config, encoder, advance)
         else:
             parts, concept, notes = _own_classes(config, encoder, source, data, advance)
-    facts = {"concept": concept, **source, "version": __version__}
+    shares = {key: config[key] for key in ("calibration", "validation", "test")}
+    facts = {"concept": concept, **source, "shares": shares, "version": __version__}
     decider = fit_decider(encoder, parts, budgets, facts, notes)
     folder.write(decider, out, options, {"network": source["network"]}, card.write(decider))
     _say_fitted(decider, out)
@@ -82,6 +83,86 @@ def apply(cfg: Any) -> int:
         print(f"WARNING of this decider: {warning}")
     print(f"{text}\n{decider.guarantee}\nwrote {out / 'answers.csv'} and {out / 'answers.html'}")
     return len(judged.failed)
+
+
+def check(cfg: Any) -> dict[str, str]:
+    """Write check.csv; return the state of each budget: holds, violated or not decided.
+
+    Args:
+        cfg: a composed `conf/decide_check.yaml`.
+    """
+    from pnp.decider.check import check as check_decider
+    from pnp.runs.config import plain
+
+    config = plain(cfg)
+    decider, images, labels = _decider(config), _given(config, "images"), config["labels"]
+    if labels is None:
+        raise UserError("labels= is not set: give a csv with file and label of the later images.")
+    out = Path(config["out"])
+    with _bar("answers") as advance:
+        states, lines = check_decider(decider, images, labels, config["alpha"], out, _done(advance))
+    print("\n".join([*lines, f"wrote {out / 'check.csv'}"]))
+    return states
+
+
+def label(cfg: Any) -> Path:
+    """Write to_label.csv and to_label.html; return the csv.
+
+    Args:
+        cfg: a composed `conf/decide_label.yaml`.
+    """
+    from pnp.decider.label import choose
+    from pnp.runs.config import plain
+
+    config = plain(cfg)
+    decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
+    with _bar("answers") as advance:
+        lines = choose(
+            decider, images, config["n"], config["random"], config["seed"], out, _done(advance)
+        )
+    print("\n".join([*lines, f"wrote {out / 'to_label.csv'} and {out / 'to_label.html'}"]))
+    return out / "to_label.csv"
+
+
+def plan(cfg: Any) -> list[Any]:
+    """Print the table of band widths against numbers of calibration labels; return its rows.
+
+    Args:
+        cfg: a composed `conf/decide_plan.yaml`.
+    """
+    import csv
+
+    from pnp.band.plan import Planned
+    from pnp.band.plan import plan as planned
+    from pnp.band.thresholds import min_calibration_size
+    from pnp.runs.config import plain
+
+    config = plain(cfg)
+    decider = _decider(config) if config["decider"] else None
+    levels, delta, method = (config["max_fp"], config["max_fn"]), config["delta"], config["method"]
+    least = [min_calibration_size(level, delta, method) for level in levels]
+    sizes = config["sizes"] or [max(least) * 2**i for i in range(7)]
+    known = {} if decider is None else {
+        "scores": decider.reference["calibration_scores"].numpy(),
+        "y": decider.reference["calibration_y"].numpy(),
+    }  # fmt: skip
+    rows = planned(sizes, *levels, delta, method, config["budget"], config["positives"], **known)
+    of = "labels" if config["budget"] == "joint" else "labels of the class"
+    print(f"at least {least[0]:,} {of} for max_fp={levels[0]:g}, {least[1]:,} for "
+          f"max_fn={levels[1]:g}")  # fmt: skip
+    print(f"{'labels':>8} {'errors allowed':>15} {'of the budgets used':>20} {'band':>7}")
+    for row in rows:
+        used = " ".join(f"{100 * r / a:.0f} %" for r, a in zip(row[3:5], levels, strict=True))
+        print(f"{row.n:>8,} {f'{max(row.k_fp, 0)} + {max(row.k_fn, 0)}':>15} {used:>20} "
+              f"{row.width:>7.1%}")  # fmt: skip
+    source = "the embedded data's model" if decider is None else "this decider's calibration images"
+    print(f"band: share of uncertain images to expect, estimated from {source}; not a promise.")
+    if config["out"]:
+        from pnp.files import replacing
+
+        with replacing(Path(config["out"])) as part, part.open("w", newline="") as stream:
+            csv.writer(stream).writerows([Planned._fields, *rows])
+    return rows
 
 
 def _encoder(config: dict[str, Any]) -> tuple["Encoder", dict[str, Any], dict[str, Any], Any]:
@@ -149,7 +230,8 @@ def _own_images(
     from pnp.decider.labels import Shares
 
     labels, images = config["labels"], _given(config, "images")
-    name = Path(labels).stem if config["concept"] is None else config["concept"]
+    first = Path(labels if isinstance(labels, str) else labels[0])
+    name = first.stem if config["concept"] is None else config["concept"]
     if not isinstance(name, str):
         raise UserError(
             f"concept={name}: with labels= the concept is just a name, concept=cracks; the labels "
@@ -157,7 +239,7 @@ def _own_images(
         )
     shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
     parts, notes = parts_of_folder(encoder, labels, images, shares, advance)
-    return parts, {"name": name, "meaning": f"label 1 or P in {Path(labels).name}"}, notes
+    return parts, {"name": name, "meaning": f"label 1 or P in {first.name}"}, notes
 
 
 def _own_classes(
@@ -298,7 +380,14 @@ def _run_apply(cfg: Any) -> None:
         sys.exit(3)
 
 
-SUBCOMMANDS: dict[str, Callable[[Any], Any]] = {"fit": fit, "apply": _run_apply}
+def _run_check(cfg: Any) -> None:
+    if "violated" in check(cfg).values():
+        sys.exit(1)
+
+
+SUBCOMMANDS: dict[str, Callable[[Any], Any]] = {
+    "fit": fit, "apply": _run_apply, "label": label, "check": _run_check, "plan": plan,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def part_of_set(
 
 def parts_of_folder(
     encoder: Encoder,
-    labels: str | Path,
+    labels: str | Path | Sequence[str],
     images: str | Path,
     shares: Shares,
     advance: Callable[[int], object] = lambda done: None,

@@ -22,6 +22,7 @@ from pnp.files import read_json, write_json
 FORMAT, VERSION = "pnp-decider", 1
 FACTS, HEAD, REFERENCE = "decider.json", "head.safetensors", "reference.safetensors"
 FILES = (exported.CONFIG, exported.WEIGHTS, CARD, FACTS, HEAD, REFERENCE)
+SECTIONS = ("files", "thresholds", "budgets", "concept", "shares", "parts", "measured")
 TENSORS = (exported.WEIGHTS, HEAD, REFERENCE)
 
 
@@ -138,8 +139,11 @@ def _facts(folder: Path) -> dict[str, Any]:
             f"{file} has format_version {facts.get('format_version')!r}, this program reads "
             f"{VERSION}: update pnp-ssl, or fit the decider with this version."
         )
-    if not isinstance(facts.get("files"), dict) or not isinstance(facts.get("thresholds"), dict):
-        raise UserError(f"{file} is damaged: it lacks thresholds or files. Fit it again.")
+    lacking = [key for key in SECTIONS if not isinstance(facts.get(key), dict)]
+    if lacking or not isinstance(facts.get("guarantee"), str):
+        raise UserError(
+            f"{file} is damaged: it lacks {', '.join(lacking) or 'guarantee'}. Fit it again."
+        )
     return facts
 
 

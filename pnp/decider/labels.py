@@ -1,6 +1,7 @@
 """Labels of one's own images: a csv with the columns file, label and, if given, part."""
 
 import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,44 +31,32 @@ class Labels:
     notes: tuple[str, ...]
 
 
-def read_labels(path: str | Path, names: list[str]) -> Labels:
+def read_labels(path: str | Path | Sequence[str], names: list[str]) -> Labels:
     """Read the labels of the images `names`.
 
     Args:
-        path: a csv file with a header; `file` is relative to the folder of images, `label` is 0 or
-            1, P or notP; an empty label means not labelled yet; `part`, where it is there and not
-            empty, is one of head, validation, calibration, test. Other columns are ignored.
+        path: a csv file, or several, with a header; `file` is relative to the folder of images;
+            `label` is 0 or 1, P or notP, and empty where there is none yet; `part`, where it is
+            given, is one of head, validation, calibration, test. Other columns are ignored.
         names: the image files of the folder.
 
     Raises:
         UserError: no such file or columns, a label of another kind, two answers for one file, or no
             label for any image.
     """
-    file = Path(path).expanduser()
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"labels={path} cannot be read as UTF-8 text: {error}.") from error
-    reader = csv.DictReader(text.splitlines())
-    for column in ("file", "label"):
-        if column not in (reader.fieldnames or ()):
-            raise UserError(
-                f"labels={path} has the columns {', '.join(map(str, reader.fieldnames or ()))}; "
-                "expected a header with file and label (0 or 1, P or notP), and part if you like."
-            )
     there, rows, empty, missing, repeated = set(names), dict[str, Label](), 0, [], []
-    for row in reader:
+    for where, row in _lines([path] if isinstance(path, str | Path) else path):
         name = _name(row["file"], there)
         if not (row["label"] or "").strip():
             empty += 1
             continue
-        label = _row(f"labels={path}, line {reader.line_num}", name, row)
+        label = _row(where, name, row)
         if name in rows:
             repeated.append(name)
             if rows[name] != label:
                 raise UserError(
-                    f"labels={path}, line {reader.line_num}: {name} is listed twice, with "
-                    "different answers or parts. Keep one of the lines."
+                    f"{where}: {name} is listed twice, with different answers or parts. Keep one "
+                    "of the lines."
                 )
         elif name not in there:
             missing.append(name)
@@ -87,6 +76,24 @@ def read_labels(path: str | Path, names: list[str]) -> Labels:
         f"{empty:,} rows have no label yet; not used." if empty else "",
     ]
     return Labels(tuple(rows.values()), tuple(note for note in notes if note))
+
+
+def _lines(paths: Sequence[str | Path]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of the files, each with its place for messages."""
+    for path in paths:
+        try:
+            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"labels={path} cannot be read as UTF-8 text: {error}.") from error
+        reader = csv.DictReader(text.splitlines(), restval="")
+        columns = reader.fieldnames or ()
+        if not {"file", "label"} <= set(columns):
+            raise UserError(
+                f"labels={path} has the columns {', '.join(map(str, columns))}; expected a header "
+                "with file and label (0 or 1, P or notP), and part if you like."
+            )
+        for row in reader:
+            yield f"labels={path}, line {reader.line_num}", row
 
 
 def _name(entry: str | None, there: set[str]) -> str:

@@ -1,0 +1,121 @@
+"""Checking a decider on labelled images that came later: do its error budgets still hold?"""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pnp.band.monitor import Monitored, monitor
+from pnp.decider.apply import judge, shifted
+from pnp.decider.decider import Decider
+from pnp.decider.images import find
+from pnp.decider.labels import read_labels
+from pnp.errors import UserError, number
+from pnp.files import replacing
+
+
+def check(
+    decider: Decider,
+    images: str | Path,
+    labels: str | Path | Sequence[str],
+    alpha: float,
+    out: Path,
+    advance: Callable[[int, int], object] = lambda done, total: None,
+) -> tuple[dict[str, str], list[str]]:
+    """Follow both budgets over labelled images in their order, and write `check.csv`.
+
+    Args:
+        decider: to check.
+        images: the folder of the images.
+        labels: csv with file and label, in the order in which the images came.
+        alpha: chance that a budget that holds is ever called violated; half of it for each.
+        out: folder of `check.csv`.
+        advance: called with the number of images done and their total.
+
+    Returns:
+        The state of `max_fp` and `max_fn`, and the lines to print.
+
+    Raises:
+        UserError: as `judge` and `read_labels`; or all images were used in fitting.
+    """
+    number("alpha", alpha, 0, 1, open_low=True, open_high=True)
+    given = read_labels(labels, find(images)[1])
+    judged = judge(decider, images, [row.file for row in given.rows], advance)
+    answers = {row.file: row.positive for row in given.rows}
+    used = np.concatenate(
+        [v.numpy() for k, v in decider.reference.items() if k.startswith("hashes_")]
+    )
+    new = np.flatnonzero(~np.isin(judged.hashes, used))
+    if not new.size:
+        raise UserError(
+            f"images={images}: all {len(judged.names):,} labelled images were used in fitting; "
+            "checking needs images that came later."
+        )
+    names = [judged.names[i] for i in new]
+    y = np.array([answers[name] for name in names])
+    region = judged.answers.regions[new]
+    budgets = decider.facts["budgets"]
+    joint = budgets["budget"] == "joint"
+    wrong = {"max_fp": (region == 1) & ~y, "max_fn": (region == 0) & y}
+    counted = {
+        "max_fp": np.ones_like(y) if joint else ~y,
+        "max_fn": np.ones_like(y) if joint else y,
+    }
+    states: dict[str, str] = {}
+    columns: dict[str, list[str]] = {}
+    lines = []
+    for key, errors in wrong.items():
+        rows = np.flatnonzero(counted[key])
+        columns[key] = [""] * len(y)
+        if not rows.size:
+            states[key] = "not decided"
+            lines.append(f"{key}: not decided: no image of the class among {len(y):,}")
+            continue
+        found = monitor(errors[rows], budgets[key], alpha / 2)
+        states[key] = found.state
+        for row, value in zip(rows, found.against, strict=True):
+            columns[key][row] = f"{value:.4f}"
+        at = None if found.since is None else int(rows[found.since - 1]) + 1
+        lines.append(_line(key, found, at, budgets[key], joint))
+    _write(out, names, judged.answers.words, new, y, wrong, columns)
+    lines.append(
+        f"alpha {alpha:g}: the chance that a budget that holds is ever called violated, however "
+        "often one looks"
+    )
+    skipped = len(judged.names) - len(new)
+    notes = [f"used in fitting, not counted: {skipped:,} images."] if skipped else []
+    notes += [f"unreadable, not counted: {name}: {why}" for name, why in judged.failed]
+    return states, [*lines, shifted(decider, judged).sentence, *given.notes, *notes]
+
+
+def _line(key: str, found: Monitored, at: int | None, level: float, joint: bool) -> str:
+    state = {"holds": "holds", "violated": "VIOLATED"}.get(found.state, found.state)
+    since = "" if at is None else f" since image {at:,}"
+    of = "images" if joint else "images of the class"
+    rate = found.errors / found.n
+    return (
+        f"{key}: {state}{since}: {found.errors:,} wrong of {found.n:,} {of} ({rate:.2%}), budget "
+        f"{level:.2%}"
+    )
+
+
+def _write(
+    out: Path,
+    names: list[str],
+    words: list[str],
+    rows: np.ndarray,
+    y: np.ndarray,
+    wrong: dict[str, np.ndarray],
+    evidence: dict[str, list[str]],
+) -> None:
+    """check.csv: one line for each counted image, with the log-evidence against each budget."""
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out / "check.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "file", "label", "answer", "wrong", "against_fp", "against_fn"])
+        bad = wrong["max_fp"] | wrong["max_fn"]
+        for i, name in enumerate(names):
+            kind = "P" if y[i] else "notP"
+            own = evidence["max_fp"][i], evidence["max_fn"][i]
+            writer.writerow([i + 1, name, kind, words[int(rows[i])], int(bad[i]), *own])

@@ -1,0 +1,148 @@
+"""Which images to label next: some that teach the head most, and a random share that may calibrate.
+
+The two kinds never mix. An image belongs to one of them by the hash of its content, for good:
+whatever is chosen for the head leaves the other kind a random sample of all images, which is what
+the certificate needs.
+"""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from pnp.decider import page
+from pnp.decider.apply import Judged, judge
+from pnp.decider.decider import Decider
+from pnp.decider.labels import Shares
+from pnp.errors import UserError, number, whole
+from pnp.files import replacing, write_text
+
+
+def choose(
+    decider: Decider,
+    images: str | Path,
+    n: int,
+    random: float,
+    seed: int,
+    out: Path,
+    advance: Callable[[int, int], object] = lambda done, total: None,
+) -> list[str]:
+    """Write `to_label.csv` and `to_label.html`.
+
+    Args:
+        decider: whose band is to become narrower.
+        images: a folder of images without labels.
+        n: images to label.
+        random: share of them that is drawn at random, for calibration.
+        seed: of that draw.
+        out: folder to write to.
+        advance: called with the number of images done and their total.
+
+    Returns:
+        The lines to print.
+
+    Raises:
+        UserError: as `judge`; settings out of range; or every image was used in fitting.
+    """
+    whole("n", n)
+    number("random", random, 0, 1)
+    judged = judge(decider, images, advance=advance)
+    shares = Shares(**decider.facts["shares"])
+    used = {h for k, v in decider.reference.items() if k.startswith("hashes_") for h in v.tolist()}
+    first: dict[int, int] = {}  # of equal images the first is enough
+    for i, h in enumerate(judged.hashes.tolist()):
+        if h not in used:
+            first.setdefault(h, i)
+    if not first:
+        raise UserError(f"images={images}: all of them were used in fitting. Give others.")
+    parts = np.array([shares.part(h) for h in first])
+    rows = np.array(list(first.values()))
+    pools = {name: rows[parts == name] for name in ("calibration", "head")}
+    count = min(round(n * random), len(pools["calibration"]))
+    drawn = np.random.default_rng(seed).permutation(pools["calibration"])[:count]
+    chosen = _informative(decider, judged, pools["head"], min(n - round(n * random), n))
+    _write(judged, drawn, chosen, out)
+    sheets = [
+        ("For the head", "in or next to the band, and unlike each other", chosen),
+        ("For calibration", "drawn at random", drawn),
+    ]
+    text = page.render(
+        "to_label.html",
+        title=f"Label next: {decider.concept}",
+        decider=decider,
+        sheets=[
+            (heading, why, len(rows), page.sheet(judged, rows[:LISTED]))
+            for heading, why, rows in sheets
+            if len(rows)
+        ],
+    )
+    write_text(out / "to_label.html", text)
+    band = int((judged.answers.regions[chosen] == -1).sum())
+    lines = [
+        f"{len(chosen):,} images for the head ({band:,} in the band), {len(drawn):,} drawn at "
+        f"random for calibration, of {len(first):,} images that are new",
+        "Fill in the column label (1 or 0), leave part as it is, and fit again with "
+        "labels='[OLD.csv,to_label.csv]'.",
+    ]
+    if len(chosen) + len(drawn) < n:
+        lines.append(f"fewer than n={n:,}: the folder has no more of one kind.")
+    return [*lines, *judged.notes]
+
+
+LISTED = 96
+
+
+def _informative(
+    decider: Decider, judged: Judged, pool: Int64[np.ndarray, " m"], n: int
+) -> Int64[np.ndarray, " k"]:
+    """Band first, nearest the thresholds' middle beyond it, spread over feature space."""
+    if not len(pool) or n < 1:
+        return pool[:0]
+    answers, cut = judged.answers, decider.thresholds
+    finite = [t for t in (cut.t_lo, cut.t_hi) if np.isfinite(t)]
+    middle = float(np.mean(finite)) if finite else 0.0
+    distance = np.abs(answers.scores[pool] - middle)
+    inside = answers.regions[pool] == -1
+    order = np.lexsort((distance, ~inside))  # the band, then outwards
+    # Four candidates for each place keep the choice near the band and leave room for diversity.
+    most = max(n, min(4 * n, int(inside.sum())))
+    candidates = pool[order[:most]]
+    features = judged.projected[candidates, 1:]
+    scale = features.std(0)
+    return candidates[spread(features / np.where(scale > 0, scale, 1.0), n)]
+
+
+def spread(points: Float[np.ndarray, "m d"], n: int) -> Int64[np.ndarray, " k"]:
+    """Greedy k-centre: start with the first point, then always the one farthest from all chosen.
+
+    >>> spread(np.array([[0.0], [0.1], [5.0], [2.0]]), 3).tolist()
+    [0, 2, 3]
+    """
+    picked = [0]
+    nearest = np.square(points - points[0]).sum(1)
+    while len(picked) < min(n, len(points)):
+        nearest[picked[-1]] = -1.0
+        picked.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, np.square(points - points[picked[-1]]).sum(1))
+        nearest[picked] = -1.0
+    return np.array(picked)
+
+
+def _write(judged: Judged, drawn: np.ndarray, chosen: np.ndarray, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    words, scores = judged.answers.words, judged.answers.scores
+    with (
+        replacing(out / "to_label.csv") as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "label", "part", "why", "answer", "score"])
+        for name, why, rows in (
+            ("head", "narrows the band", chosen),
+            ("calibration", "drawn at random", drawn),
+        ):
+            for row in rows:
+                cells = words[row], f"{scores[row]:.6g}"
+                writer.writerow([judged.names[row], "", name, why, *cells])
