@@ -164,7 +164,7 @@ def trade_off_charts(
         return []
     labels = ["images seen", "seconds of training", *(column.title for column in columns)]
     better = {True: 1, False: -1, None: 0}
-    signs = [-1, -1, *(better[column.higher_is_better] for column in columns)]
+    signs = [-1, -1, *(better[column.words.higher_is_better] for column in columns)]
     dots = []
     for group, row, words in zip(table.groups, table.rows(), configurations, strict=True):
         runs = group.finished.values()

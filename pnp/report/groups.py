@@ -39,6 +39,11 @@ class Group:
     repeated: list[Run] = field(default_factory=list)
 
     @property
+    def runs(self) -> list[Run]:
+        """All of them."""
+        return [*self.finished.values(), *self.unfinished, *self.repeated]
+
+    @property
     def row(self) -> list[str]:
         """The values that tell this group from the others, in the order of the keys."""
         return list(self.values.values()) or [self.label]
@@ -172,8 +177,8 @@ def baseline_group(groups: Sequence[Group], wanted: str | None = None) -> Group:
 
     def order(group: Group) -> tuple[int, int, list[Any]]:
         shared = sum(c[v] for c, v in zip(columns, group.values.values(), strict=True))
-        runs = [*group.finished.values(), *group.unfinished]
-        return (not group.finished, -shared, min(natural(str(run.path)) for run in runs))
+        first = min(natural(str(run.path)) for run in group.runs if run not in group.repeated)
+        return (not group.finished, -shared, first)
 
     return min(groups, key=order)
 

@@ -1,12 +1,11 @@
 """The table of many runs: means over seeds with intervals, paired differences, markdown and csv."""
 
-import dataclasses
 import math
 import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from pnp.report.groups import Group
+from pnp.report.groups import Group, differing_keys, settings
 from pnp.report.page import markdown_table, number, spread
-from pnp.report.reading import Run, describe_curve, split_key
-from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Row, describe
+from pnp.report.reading import Run
+from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Metric, Row, describe
 
 # Last values shown beside the final metrics, of the teacher, or of the student where there is none.
 MONITORS = {
@@ -31,23 +30,18 @@ SECTIONS_IN_CSV = ("geometry/", "probe/", "loss/")
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
-
-    Args:
-        key: of metrics.json; that of a logged curve below `last/`.
-        heading: in table.md.
-        title: on a page.
-        meaning: one line, or empty.
-        higher_is_better: None where neither direction is good by itself.
-        row: the result shown; None for a curve.
-    """
+    """One column: key in `Run.numbers`, heading in table.md, owner, words, result if it is one."""
 
     key: str
     heading: str
-    title: str
-    meaning: str
-    higher_is_better: bool | None
+    owner: str
+    words: Metric
     row: Row | None = None
+
+    @property
+    def title(self) -> str:
+        """The heading on a page."""
+        return f"{self.words.heading}, {self.owner}"
 
 
 @dataclass(frozen=True)
@@ -89,37 +83,19 @@ class Cell:
 
 def table_columns(runs: Sequence[Run]) -> list[Column]:
     """The columns of the table: probes on test, mean bands, then last monitor values."""
-    rows = {row.key: row for run in runs for row in run.rows}
-    columns = []
-    for key, row in rows.items():
-        words, owner = describe(row.metric), OWNERS.get(row.owner, row.owner)
-        if row.kind == "probe" and row.split == "test" and not row.data:
-            heading = f"{row.metric} {row.owner}"
-        elif row.kind == "band" and row.concept == MEAN and not row.data:
-            heading = f"band {row.metric} {row.owner}"
-        else:
-            continue
-        if row.owner in NETWORKS:
-            title = f"{words.heading}, {owner}"
-            better = words.higher_is_better
-            columns.append(Column(key, heading, title, words.meaning, better, row))
-    logged = {key: split_key(key) for run in runs for key in run.curves}
+    columns: dict[str, Column] = {}
+    for row in (row for run in runs for row in run.rows if row.owner in NETWORKS and not row.data):
+        band = row.kind == "band" and row.concept == MEAN
+        if band or (row.kind == "probe" and row.split == "test"):
+            heading = f"{'band ' * band}{row.metric} {row.owner}"
+            columns[row.key] = Column(row.key, heading, row.owner, describe(row.metric), row)
+    logged = {key for run in runs for key in run.curves}
     for name, heading in MONITORS.items():
-        for network in ("teacher", "student"):
-            key = f"geometry/{network}/{name}"
-            if key in logged:
-                words = describe_curve("geometry", name)
-                columns.append(
-                    Column(
-                        f"last/{key}",
-                        f"{heading} {network}",
-                        f"{words.heading}, {network}",
-                        f"last logged value: {words.meaning}",
-                        words.higher_is_better,
-                    )
-                )
-                break
-    return columns
+        keys = {owner: f"geometry/{owner}/{name}" for owner in ("teacher", "student")}
+        if owner := next((owner for owner in keys if keys[owner] in logged), None):
+            key = f"last/{keys[owner]}"
+            columns[key] = Column(key, f"{heading} {owner}", owner, describe(name))
+    return list(columns.values())
 
 
 def numbers(groups: Sequence[Group], keys: Iterable[str]) -> pd.DataFrame:
@@ -131,11 +107,15 @@ def numbers(groups: Sequence[Group], keys: Iterable[str]) -> pd.DataFrame:
     index = pd.MultiIndex.from_tuples(
         [(i, "\n".join(pair)) for i, pair, _ in runs], names=["group", "pair"]
     )
-    values = [
-        {k: v if math.isfinite(v) else math.inf for k, v in run.numbers.items()}
-        for _, _, run in runs
-    ]
-    return pd.DataFrame(values, index=index, columns=list(dict.fromkeys(keys)), dtype=float)
+    columns = list(dict.fromkeys(keys))
+    values = [[_number(run, key) for key in columns] for _, _, run in runs]
+    return pd.DataFrame(values, index=index, columns=columns, dtype=float)
+
+
+def _number(run: Run, key: str) -> float:
+    if key not in run.numbers:
+        return math.nan
+    return value if math.isfinite(value := run.numbers[key]) else math.inf
 
 
 def cells(values: pd.DataFrame) -> dict[int, dict[str, Cell | None]]:
@@ -188,28 +168,22 @@ class Table:
 
     def references(self) -> list[tuple[str, list[Cell | None]]]:
         """Rows of the references; none where the compared runs differ in data or network."""
-        tops = {key.removeprefix("choices.").split(".")[0] for key in self.groups[0].keys}
-        if tops & {"data", "model", "experiment"}:
+        runs = [run for group in self.groups for run in group.runs]
+        keys = [key.removeprefix("choices.") for key in differing_keys(list(map(settings, runs)))]
+        if {key.split(".")[0] for key in keys} & {"data", "model", "experiment"}:
             return []
         # One run per seed: the reference does not depend on what else was varied.
         by_seed = {str(run.seed): run for group in self.groups for run in group.finished.values()}
         rows = []
         for owner in REFERENCES:
-            wanted = [
-                dataclasses.replace(column.row, owner=owner).key if column.row else ""
-                for column in self.columns
-            ]
-            seen = [[run.numbers.get(key) for run in by_seed.values()] for key in wanted]
-            row = [
-                Cell.over([v if math.isfinite(v) else math.inf for v in values if v is not None])
-                for values in seen
-            ]
-            if any(row):
+            keys = [replace(c.row, owner=owner).key if c.row else "" for c in self.columns]
+            values = [[_number(run, key) for run in by_seed.values()] for key in keys]
+            if any(row := list(map(Cell.over, values))):
                 rows.append((OWNERS[owner], row))
         return rows
 
     def uncounted(self) -> list[tuple[str, str, Group | None]]:
-        """State or reason, path or message, and group of every run that is not counted."""
+        """State, path or message, and group of every run that is not counted."""
         listed: list[tuple[str, str, Group | None]] = []
         for group in self.groups:
             listed += [(run.state, self.name(run), group) for run in group.unfinished]
@@ -224,33 +198,31 @@ class Table:
         """The tables as markdown, with the runs that they do not count named below."""
         alarms = [alarm_text(group) for group in self.groups]
         headings = [column.heading for column in self.columns]
-        rows: list[list[Any]] = []
-        for group, row, alarm in zip(self.groups, self.rows(), alarms, strict=True):
-            rows.append([group.label, group.n, *_texts(row, group.n), alarm or "–"])
+        rows = [
+            [group.label, group.n, *_texts(row, group.n), alarm or "–"]
+            for group, row, alarm in zip(self.groups, self.rows(), alarms, strict=True)
+        ]
         for name, row in self.references():
-            n = max(c.n for c in row if c)
-            rows.append([name, n, *_texts(row, n), "–"])
-        header = ["run", "n", *headings, "alarms"]
-        cut = len(header) if any(alarms) else -1
-        lines = [markdown_table(header[:cut], [row[:cut] for row in rows]), ""]
+            rows.append([name, n := largest(row), *_texts(row, n), "–"])
+        cut = None if any(alarms) else -1
+        header = ["run", "n", *headings, "alarms"][:cut]
+        lines = [markdown_table(header, [row[:cut] for row in rows]), ""]
         lines.append(
             "Mean over n seeds ± half of its 95 % interval (Student's t); table.csv has std."
         )
-        if changed := self.paired():
-            pairs = [(group.label, max(c.n for c in row if c), row) for group, row in changed]
-            rows = [[label, n, *_texts(row, n)] for label, n, row in pairs]
+        if paired := self.paired():
+            rows = [[g.label, n := largest(row), *_texts(row, n)] for g, row in paired]
             lines += ["", f"Minus {self.baseline.label}, paired by seed:", ""]
             lines += [markdown_table(["run", "pairs", *headings], rows), ""]
         for group in self.groups:
-            lines += [
-                f"{run.state.capitalize()}, unfinished, not counted: {self.name(run)} "
-                f"({group.label}), step {run.last_step}."
-                for run in group.unfinished
-            ]
-            lines += [
-                f"Not counted, a newer run has the same seed: {self.name(run)} ({group.label})."
-                for run in group.repeated
-            ]
+            for run in group.unfinished:
+                lines.append(
+                    f"{run.state.capitalize()}, unfinished, not counted: {self.name(run)} "
+                    f"({group.label}), step {run.last_step}."
+                )
+            for run in group.repeated:
+                where = f"{self.name(run)} ({group.label})"
+                lines.append(f"Not counted, a newer run has the same seed: {where}.")
         lines += [f"Unreadable, not counted: {message}" for _, message in self.broken]
         return "\n".join(lines) + "\n"
 
@@ -284,6 +256,11 @@ def alarm_text(group: Group) -> str:
     kinds = [{str(a.get("kind", "alarm")) for a in run.alarms} for run in group.finished.values()]
     counts = Counter(kind for run_kinds in kinds for kind in run_kinds)
     return ", ".join(f"{kind} ×{n}" for kind, n in sorted(counts.items()))
+
+
+def largest(row: Sequence[Cell | None]) -> int:
+    """The largest n of a row."""
+    return max(c.n for c in row if c)
 
 
 def _texts(row: Sequence[Cell | None], n: int) -> list[str]:
