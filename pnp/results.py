@@ -104,6 +104,35 @@ def find(rows: Iterable[Row], **fields: Any) -> list[Row]:
     return [row for row in rows if all(getattr(row, k) == v for k, v in fields.items())]
 
 
+def main_table(rows: Iterable[Row]) -> tuple[list[str], dict[str, list[Row | None]], str]:
+    """The table that people read first: metrics, cells of every owner that has any, and a note.
+
+    It holds linear probe, kNN, certified and plug-in band on test images of the run's own data set.
+    Where there is one concept the bands are its own, with intervals, else means over concepts: the
+    note says which.
+    """
+    cells = {
+        (row.concept, row.metric, row.owner): row
+        for row in find(rows, data="", split="test")
+        if row.kind in ("probe", "band")
+    }
+    concepts = {concept: None for concept, *_ in cells if concept not in ("", MEAN)}
+    concept, note = MEAN, f"Bands: mean of {len(concepts)} concepts." if concepts else ""
+    if len(concepts) == 1:
+        (concept,) = concepts
+        note = f"Bands: concept “{concept}”."
+    columns = [("", "linear"), ("", "knn")]
+    columns += [(concept, "width"), (concept, "plugin")] if concepts else []
+    lines = {owner: [cells.get((*column, owner)) for column in columns] for owner in OWNERS}
+    lines = {owner: line for owner, line in lines.items() if any(line)}
+    return [metric for _, metric in columns], lines, note
+
+
+def of_student(key: str) -> str:
+    """The key of a logged curve for runs without a teacher: `probe/student/knn`."""
+    return "/".join("student" if part == "teacher" else part for part in key.split("/"))
+
+
 def _parse(key: str, data: str = "") -> dict[str, str]:
     """The fields of a row that its key tells."""
     match key.split("/"):
@@ -213,7 +242,7 @@ METRICS = {
     "cal/logloss": Metric("log loss", "nats", "of the probabilities", False),
     "thr/t_lo": Metric("lower threshold", "", "logit below which ¬P is asserted"),
     "thr/t_hi": Metric("upper threshold", "", "logit above which P is asserted"),
-    "thr/crossed": Metric("thresholds crossed", "", "1 = the band is empty"),
+    "thr/crossed": Metric("thresholds crossed", "", "1 = budgets left over, one cut, no band"),
     "thr/k_fp": Metric("FP in calibration", "count", "that the threshold admits"),
     "thr/k_fn": Metric("FN in calibration", "count", "that the threshold admits"),
     "data/n_calib": Metric("calibration images", "count"),

@@ -12,9 +12,10 @@ from pnp.cli.evaluate import evaluate
 from pnp.cli.train import train
 from pnp.data import DataModule
 from pnp.errors import UserError
-from pnp.evaluation.concept_bands import Budgets, answer, flatten, questions
+from pnp.evaluation.concept_bands import Budgets, band_rows, concept_bands, concept_targets
 from pnp.evaluation.features import fingerprint, remembered
 from pnp.evaluation.probes import Space
+from pnp.results import find
 from pnp.runs.launch import conf_dir
 
 SMALL = (
@@ -115,31 +116,30 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 def test_the_band_of_a_perfect_representation_is_near_the_oracle_and_keeps_its_budgets():
     data = ambiguous()
-    asked = questions(data, None)
-    features = {name: data.splits[name].latent[:, None].float() for name in asked.targets}
+    targets = concept_targets(data, None)
+    features = {name: data.splits[name].latent[:, None].float() for name in targets.y}
     space = Space.of(features["train"])
     rotated = {name: space(part) for name, part in features.items()}
-    found = answer(rotated, space, asked, Budgets())["lobed"]
-    metrics = found.report.metrics
+    bands = concept_bands(rotated, space, targets, Budgets())
+    metrics = bands["lobed"].report.metrics
     assert metrics["err/fp_joint_eta"] <= 0.01
     assert metrics["err/fn_joint_eta"] <= 0.01
     assert 0 < metrics["oracle/excess"] < 0.12
-    assert (
-        flatten({"perfect": {"lobed": found}})["band/mean/perfect/width"] == metrics["band/width"]
-    )
+    (mean,) = find(band_rows({"teacher": bands}), concept="mean", metric="width")
+    assert (mean.key, mean.value) == ("band/mean/teacher/width", metrics["band/width"])
 
 
 def test_a_coin_flip_class_gives_labelled_data_a_known_irreducible_band():
     data = ambiguous()
     concept = {"few": {"positive": [0, 1], "ambiguous": {2: 0.5}}}
-    asked = questions(data, concept)
-    assert asked.names == ("lobed", "few")
-    labels, eta = data.splits["test"].labels, asked.eta["test"][:, 1]
+    targets = concept_targets(data, concept)
+    assert targets.names == ("lobed", "few")
+    labels, eta = data.splits["test"].labels, targets.eta["test"][:, 1]
     assert set(eta[labels == 2].tolist()) == {0.5}
-    flips = asked.targets["test"][labels == 2, 1]
+    flips = targets.y["test"][labels == 2, 1]
     assert float(flips.mean()) == pytest.approx(0.5, abs=0.1)
-    again = questions(data, concept)
-    assert torch.equal(again.targets["test"], asked.targets["test"])
+    again = concept_targets(data, concept)
+    assert torch.equal(again.y["test"], targets.y["test"])
 
 
 def test_the_fingerprint_follows_weights_and_preprocessing():

@@ -160,7 +160,7 @@ def test_the_card_holds_the_measured_numbers_and_how_they_came_about(run, tmp_pa
     text = (out / "README.md").read_text()
     metrics = json.loads((run / "metrics.json").read_text())
     (row,) = (line for line in text.splitlines() if "(this network)" in line)
-    assert row.startswith("| **the teacher")
+    assert row.startswith("| **teacher")
     for key in ("test/linear/teacher", "test/knn/teacher", "band/lobed/teacher/width"):
         ends = metrics[f"{key}/ci_low"], metrics[f"{key}/ci_high"]
         assert f"{metrics[key]:.4f} [{ends[0]:.4f}, {ends[1]:.4f}]" in row

@@ -104,7 +104,7 @@ def test_the_linear_probe_agrees_with_scikit_learn(l2):
     standard = ((x - x.mean(0)) / x.std(0)).numpy()
     reference = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-8, max_iter=2000).fit(standard, y)
     expected = torch.from_numpy(reference.predict_proba(standard)).float()
-    torch.testing.assert_close(probe.logits(x).softmax(1), expected, atol=5e-3, rtol=0)
+    torch.testing.assert_close(probe.logits(space(x)).softmax(1), expected, atol=5e-3, rtol=0)
 
 
 def test_the_linear_probe_chooses_its_regularisation_on_validation_only():
@@ -113,7 +113,7 @@ def test_the_linear_probe_chooses_its_regularisation_on_validation_only():
     train, validation = (space(x), y), (space(queries), truth)
     fits = {l2: fit_linear(*train, space, classes=3, l2=(l2,))[0] for l2 in (10.0, 1e-2)}
     accuracy = {
-        l2: float((fit.of(validation[0]).argmax(1) == truth).float().mean())
+        l2: float((fit.logits(validation[0]).argmax(1) == truth).float().mean())
         for l2, fit in fits.items()
     }
     probe = linear_probe(train, validation, space, classes=3, grid=(10.0, 1e-2))
@@ -128,8 +128,8 @@ def test_the_rotation_of_the_space_changes_no_prediction(largest):
     (probe,) = fit_linear(space(x), y, space, classes=3, l2=(1e-2,))
     plain = Space.of(x, 0)
     (other,) = fit_linear(plain(x), y, plain, classes=3, l2=(1e-2,))
-    expected = other.logits(x).softmax(1)
-    torch.testing.assert_close(probe.logits(x).softmax(1), expected, atol=5e-3, rtol=0)
+    expected = other.logits(plain(x)).softmax(1)
+    torch.testing.assert_close(probe.logits(space(x)).softmax(1), expected, atol=5e-3, rtol=0)
 
 
 def test_concept_heads_are_independent_logistic_regressions():
@@ -146,4 +146,4 @@ def test_concept_heads_are_independent_logistic_regressions():
         reference = LogisticRegression(C=1 / (float(l2[k]) * some.sum()), tol=1e-8, max_iter=2000)
         reference.fit(standard[some], targets[some, k].numpy())
         expected = torch.from_numpy(reference.decision_function(standard)).float()
-        torch.testing.assert_close(heads.logits(x)[:, k], expected, atol=2e-2, rtol=1e-2)
+        torch.testing.assert_close(heads.logits(space(x))[:, k], expected, atol=2e-2, rtol=1e-2)

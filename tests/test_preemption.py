@@ -177,17 +177,17 @@ def test_a_slurm_job_is_requeued_and_goes_on_by_itself(runs, tmp_path):
 def test_a_signal_during_the_evaluation_keeps_the_training(compose, tmp_path, monkeypatch):
     from pnp.evaluation import evaluate
 
-    whole, steps = evaluate.judge, []
+    whole, steps = evaluate.evaluate_networks, []
 
     def told_to_stop(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return whole(*args)
 
-    monkeypatch.setattr(evaluate, "judge", told_to_stop)
+    monkeypatch.setattr(evaluate, "evaluate_networks", told_to_stop)
     with pytest.raises(Interrupted):
         train(compose())
     assert not (tmp_path / "run" / "metrics.json").exists()
-    monkeypatch.setattr(evaluate, "judge", whole)
+    monkeypatch.setattr(evaluate, "evaluate_networks", whole)
     monkeypatch.setattr(Checkpoints, "on_train_batch_end", lambda *args: steps.append(args))
     assert "test/knn/teacher" in train(compose("resume=auto"))
     assert steps == []

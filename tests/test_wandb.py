@@ -17,6 +17,7 @@ from pnp.errors import UserError
 from pnp.loggers.wandb import WandbLog
 from pnp.loggers.wandb_results import band_rows, term_shares
 from pnp.loggers.wandb_workspace import BARS, CURVES, LINES, PINNED, workspace
+from pnp.results import to_rows
 
 GROUPS = {"loss", "geometry", "probe", "band", "speed", "health", "optim", "progress"}
 KEY = "0" * 40
@@ -380,7 +381,7 @@ def test_term_shares_are_weighted_and_sum_to_one():
 def test_the_band_table_has_a_row_per_concept_and_representation():
     band = {"P": {"teacher": {"alarms": ["a", "b"]}, "pixels": {}}}
     metrics = {"band/P/teacher/width": 0.3, "band/P/teacher/err/fp_joint": 0.01}
-    teacher, pixels = band_rows(metrics, band)
+    teacher, pixels = band_rows(to_rows(metrics), band)
     assert (teacher["certified"], teacher["fp"], teacher["alarms"]) == (0.3, 0.01, "a; b")
     assert (pixels["representation"], pixels["certified"]) == ("pixels", None)
 

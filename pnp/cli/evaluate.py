@@ -21,11 +21,15 @@ def evaluate(cfg: Any) -> dict[str, float]:
         UserError: nothing or more than one thing to evaluate, or weights that do not fit.
     """
     started = time.time()
+    from dataclasses import replace
+
     from pnp import files
     from pnp.cpu import keep_freed_memory
     from pnp.evaluation import evaluate
     from pnp.runs import directory, reopen
+    from pnp.results import Row
     from pnp.runs.config import build, plain
+    from pnp.runs.finish import write_results
     from pnp.runs.parts import placement
 
     keep_freed_memory()
@@ -43,7 +47,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
         references = evaluate.references(protocol, subject.untrained)
     device, precision, autocast = placement(config["accelerator"], config["precision"], "")
 
-    def measure(subject: reopen.Subject, where: Path) -> dict[str, float]:
+    def measure(subject: reopen.Subject, where: Path) -> list[Row]:
         setting = evaluate.Setting(
             subject.data,
             subject.views,
@@ -53,13 +57,14 @@ def evaluate(cfg: Any) -> dict[str, float]:
             precision,
             folder / "features" if protocol.cache else None,
         )
-        return evaluate.judge(where, subject.networks, references, setting, protocol)
+        networks = subject.networks
+        return evaluate.evaluate_networks(where, networks, references, setting, protocol)
 
-    metrics = measure(subject, folder)
+    rows = measure(subject, folder)
     for name, options in _datasets(config).items():
         (folder / name).mkdir(exist_ok=True)
         more = measure(reopen.on_data(subject, name, options), folder / name)
-        metrics |= {f"{name}/{key}": value for key, value in more.items()}
+        rows += [replace(row, data=name) for row in more]
     if not (folder / "config.yaml").exists():
         directory.save_config(folder, config)
     facts["evaluation_seconds"] = round(time.time() - started, 1)
@@ -67,8 +72,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     facts["splits"] = subject.data.split_record()
     if training := files.read_json(folder / "run.json", dict, {}):  # its own facts stay
         facts = {**training, "evaluated": facts}
-    evaluate.write(folder, metrics, facts)
-    return metrics
+    return write_results(folder, rows, facts)
 
 
 def _source(config: dict[str, Any]) -> str:

@@ -1,11 +1,6 @@
 """Frozen features: one clean pass of a network over a set of images, kept on disk."""
 
-# torch and matplotlib are partly typed: strict here means our own names.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
-
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +12,7 @@ from torch import Tensor, nn
 
 from pnp.data import ImageSet
 from pnp.distributed import broadcast, gather, rank, world_size
+from pnp.files import replacing
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -73,7 +69,7 @@ def extract(
 
 
 def fingerprint(network: nn.Module, preprocessing: str) -> str:
-    """A hash of everything but the images that features depend on: weights and preprocessing."""
+    """Hash of weights and preprocessing: all that features depend on besides the images."""
     sha = hashlib.sha256(f"{type(network).__qualname__} {preprocessing}".encode())
     for name, value in network.state_dict().items():
         sha.update(name.encode())
@@ -89,9 +85,9 @@ def remembered(
     *,
     shared: bool = False,
 ) -> list[Tensor]:
-    """What `make()` returns, memory-mapped from `folder` when it was made before.
+    """Memory-map what an earlier `make()` left in `folder`, or call it and keep the result.
 
-    Files appear whole (written aside, then renamed), so that several processes may share a folder.
+    Several processes may share a folder.
 
     Args:
         folder: the cache; None makes anew each time.
@@ -110,10 +106,8 @@ def remembered(
         return [] if there else make()
     if not there:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, made in zip(files, make(), strict=True):
-            partial = file.with_suffix(f".{os.getpid()}.part")
-            with partial.open("wb") as stream:
-                np.save(stream, made.numpy())
-            partial.replace(file)
+        for file, tensor in zip(files, make(), strict=True):
+            with replacing(file) as part, part.open("wb") as stream:
+                np.save(stream, tensor.numpy())
     # "c": pages are private when written to, which nobody does; torch wants a writable buffer.
     return [torch.from_numpy(np.load(file, mmap_mode="c")) for file in files]

@@ -1,61 +1,70 @@
-"""Pictures of one run: views, features in the plane, scores, band curves, regions, image sheets."""
+"""Pictures of one run: views and features; panels and image sheets for those of `band_figures`.
 
-# torch and matplotlib are partly typed: strict here means our own names.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+Functions that draw one write it `WIDTH` inches wide and return its caption. Margins are set in
+inches instead of measured from the text: that halves the time of a small picture.
+"""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pnp.band.curves import BandCurve
-from pnp.evaluation.concept_bands import Answer
+WIDTH = 7.0
+SIZE = 9  # of text, in points at WIDTH
+POINTS = 2000  # images in a scatter plot
+TILES = 8  # pictures in a row of a sheet
+DOT: dict[str, Any] = {"s": 9, "alpha": 0.6, "linewidths": 0}
 
 
 def axes_grid(
-    panels: int, width: float, height: float, columns: int | None = None
+    panels: int,
+    height: float,
+    *,
+    left: float = 0.7,
+    right: float = 0.15,
+    bottom: float = 0.85,
 ) -> tuple[Any, list[Any]]:
-    """A figure of `panels` axes of `width` × `height` inches, at most five in a row.
+    """A figure of panels that share their axes; `height` of a panel and margins in inches.
 
     Made without pyplot: no global state, safe in threads and without a display.
     """
     from matplotlib.figure import Figure
 
-    columns = columns or min(panels, 5 if panels % 5 == 0 else 4)
+    columns = min(panels, min((4, 5, 3), key=lambda columns: -panels % columns))
     rows = -(-panels // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-        axis.title.set_fontsize(9)
+    top, gap = 0.3, 0.4
+    total = rows * height + (rows - 1) * gap + top + bottom
+    figure = Figure(figsize=(WIDTH, total))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    figure.subplots_adjust(
+        left=left / WIDTH, right=1 - right / WIDTH, bottom=bottom / total, top=1 - top / total,
+        hspace=gap / height, wspace=0.12,
+    )  # fmt: skip
     for axis in axes[panels:]:
-        axis.axis("off")
-    return figure, axes
+        axis.remove()
+    for number, axis in enumerate(axes[:panels]):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=SIZE, labelbottom=number >= panels - columns)
+        axis.title.set_fontsize(SIZE)
+    return figure, axes[:panels].tolist()
 
 
-def draw_views(file: Path, images: Tensor, views: Tensor, mean: Tensor, std: Tensor) -> None:
-    """A sheet: one column per image, the original on top of its views.
+def draw_views(file: Path, images: Tensor, views: Tensor, mean: Tensor, std: Tensor) -> str:
+    """Image sheet: images on top of their views.
 
     Args:
-        file: where to write the PNG.
+        file: PNG.
         images: uint8 `(n, C, H, W)`.
         views: normalised `(V, n, C, S, S)`.
         mean: of the normalisation, one per channel.
         std: likewise.
     """
     shown = (views * std.view(-1, 1, 1) + mean.view(-1, 1, 1)).clamp(0, 1)
-    pictures = [*(images.float() / 255), *shown.flatten(0, 1)]
-    figure, axes = axes_grid(len(pictures), 0.8, 0.85, columns=len(images))
-    for axis, picture in zip(axes, pictures, strict=True):
-        axis.imshow(picture.permute(1, 2, 0).squeeze().numpy(), cmap="gray", vmin=0, vmax=1)
-        axis.axis("off")
-    figure.savefig(file, dpi=110)
+    rows = [("Images", images / 255), *((f"View {i + 1}", v) for i, v in enumerate(shown))]
+    draw_sheet(file, [(name, row.permute(0, 2, 3, 1).numpy(), []) for name, row in rows])
+    return "Validation images, and the views of them that networks are trained on."
 
 
 def principal_plane(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,206 +74,96 @@ def principal_plane(features: Tensor) -> tuple[Tensor, Tensor]:
     return centred @ axes[:2].T, values[:2].square() / values.square().sum()
 
 
-def draw_pca(file: Path, features: Tensor, labels: Tensor | None, classes: Sequence[str]) -> None:
-    """Features on their first two principal axes, coloured by class where there are classes.
+def draw_pca(
+    file: Path,
+    plane: Tensor,
+    share: Tensor,
+    labels: Tensor | None,
+    classes: Sequence[str],
+    split: str,
+) -> str:
+    """Scatter plot of features in their principal plane, coloured by class where there are any.
 
     Args:
-        file: where to write the PNG.
-        features: `(N, d)`.
+        file: PNG.
+        plane: `(N, 2)`.
+        share: of the variance on each axis.
         labels: `(N,)` or None.
-        classes: names.
+        classes: their names; the first 20 are drawn.
+        split: of the images.
     """
-    plane, share = principal_plane(features)
-    figure, (axis,) = axes_grid(1, 6.4, 4.6)
+    from matplotlib import colormaps
+
+    figure, (axis,) = axes_grid(1, 3.8, right=0.15 if labels is None else 2.0, bottom=0.5)
     if labels is None:
-        axis.scatter(*plane.T.numpy(), s=4, alpha=0.6, linewidths=0)
+        axis.scatter(*plane.T.numpy(), **DOT)
     else:
-        from matplotlib import colormaps
-
-        few = len(classes) <= 10
-        colours = colormaps["tab10" if few else "turbo"]
         for index, name in enumerate(classes[:20]):
-            colour = colours(index if few else index / len(classes))
+            colour = colormaps["tab10" if len(classes) <= 10 else "tab20"](index)
             points = plane[labels == index].T.numpy()
-            axis.scatter(*points, s=4, alpha=0.6, linewidths=0, label=name, color=colour)
+            axis.scatter(*points, **DOT, label=short(name), color=colour)
         axis.legend(
-            markerscale=3, fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
-        )
-    axis.set_xlabel(f"first axis ({share[0]:.0%} of the variance)")
-    axis.set_ylabel(f"second axis ({share[1]:.0%})")
-    figure.savefig(file, dpi=110)
-
-
-# Colour-blind-safe: P, ¬P and the band keep their colour in every picture.
-P, NOT_P, BAND = "#0072b2", "#d55e00", "#999999"
-LINES = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
-
-
-def draw_curves(file: Path, answers: Mapping[str, Mapping[str, Answer]]) -> None:
-    """Band width against allowed error, one panel per concept, one line per representation.
-
-    Solid is plug-in (what ranks representations), dashed is certified, dotted the oracle.
-
-    Args:
-        file: SVG or PNG.
-        answers: representation -> concept -> answer.
-    """
-    concepts = list(next(iter(answers.values())))
-    figure, panels = axes_grid(len(concepts), 3.2, 2.6)
-    for axis, concept in zip(panels, concepts, strict=False):
-        for colour, (name, found) in zip(LINES, answers.items(), strict=False):
-            curves = found[concept].report.curves
-            for kind, style in (("plugin", "-"), ("certified", "--")):
-                label = name if kind == "plugin" else None
-                axis.plot(*_xy(curves[kind]), style, color=colour, label=label, linewidth=1.3)
-            if "oracle" in curves:
-                axis.plot(*_xy(curves["oracle"]), ":", color="black", linewidth=1.3)
-        axis.set(xscale="log", ylim=(0, 1), title=concept)
-    panels[0].set(xlabel="allowed error, each side", ylabel="share in the band")
-    _legend(figure, panels[0])
-    figure.savefig(file)
-
-
-def draw_scores(file: Path, answers: Mapping[str, Answer]) -> None:
-    """Histograms of test logits of P and ¬P (log count), the certified band shaded."""
-    figure, panels = axes_grid(len(answers), 3.2, 2.4)
-    for axis, (concept, found) in zip(panels, answers.items(), strict=False):
-        low, high = np.quantile(found.scores, [0.001, 0.999])
-        bins = np.linspace(low, high, 60)
-        for value, colour, label in ((0, NOT_P, "¬P"), (1, P, "P")):
-            axis.hist(
-                found.scores[found.y == value],
-                bins,
-                color=colour,
-                alpha=0.55,
-                log=True,
-                label=label,
-            )
-        threshold = found.report.threshold
-        edges = np.clip([threshold.t_lo_, threshold.t_hi_], low, high)
-        axis.axvspan(edges[0], edges[1], color=BAND, alpha=0.3, linewidth=0, label="band")
-        axis.set(title=concept)
-    panels[0].set(xlabel="logit", ylabel="test images")
-    _legend(figure, panels[0])
-    figure.savefig(file)
-
-
-def draw_posterior(
-    file: Path, found: Answer, eta: np.ndarray, max_fp: float, max_fn: float
-) -> None:
-    """Share of each η bin in the band, beside the oracle's share: shows who erases what.
-
-    Args:
-        file: where to write.
-        found: the answer of one representation.
-        eta: Pr(P | image) of the test images.
-        max_fp: budget.
-        max_fn: budget.
-    """
-    from pnp.band.oracle import oracle_band
-
-    inside = found.report.threshold.predict(found.scores) == -1
-    ideal = oracle_band(eta, max_fp, max_fn)["membership"]
-    edges = np.linspace(0, 1, 21)
-    cell = np.clip(np.digitize(eta, edges) - 1, 0, 19)
-    counts = np.maximum(np.bincount(cell, minlength=20), 1)
-    figure, panels = axes_grid(1, 5.2, 3.0)
-    axis = panels[0]
-    centre = (edges[:-1] + edges[1:]) / 2
-    share = np.bincount(cell, weights=inside, minlength=20) / counts
-    best = np.bincount(cell, weights=ideal, minlength=20) / counts
-    axis.bar(centre, share, width=0.045, color=BAND, label="in the band")
-    axis.step(edges, [*best, best[-1]], where="post", color="black", linestyle=":", label="oracle")
-    axis.set(xlabel="η = Pr(P | image)", ylabel="share of the images", ylim=(0, 1.05))
-    _legend(figure, axis)
-    figure.savefig(file)
-
-
-def draw_classes(file: Path, answers: Mapping[str, Answer], classes: Sequence[str]) -> None:
-    """Share of every original class in the band of every concept."""
-    table = np.array(
-        [
-            [a.report.metrics.get(f"band/class/{c}", math.nan) for c in range(len(classes))]
-            for a in answers.values()
-        ],
-        dtype=float,
-    )
-    figure, panels = axes_grid(1, 1.6 + 0.45 * len(classes), 1.2 + 0.3 * len(answers))
-    axis = panels[0]
-    axis.imshow(table, cmap="Greys", vmin=0, vmax=max(0.05, float(np.nanmax(table))), aspect="auto")
-    for row, column in np.ndindex(table.shape):
-        dark = table[row, column] > 0.6 * np.nanmax(table)
-        axis.text(
-            column, row, f"{table[row, column]:.2f}".lstrip("0"), ha="center", va="center",
-            fontsize=7, color="white" if dark else "black",
+            markerscale=2, fontsize=SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
+            labelspacing=0.25, handletextpad=0.2,
         )  # fmt: skip
-    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=7)
-    axis.set_yticks(range(len(answers)), list(answers), fontsize=7)
-    axis.set(xlabel="class", ylabel="concept")
-    figure.savefig(file)
+    axis.set_xlabel(f"first principal axis ({share[0]:.0%} of the variance)", fontsize=SIZE)
+    axis.set_ylabel(f"second ({share[1]:.0%})", fontsize=SIZE)
+    figure.savefig(file, dpi=130)
+    rest = f"; the first 20 of {len(classes)} classes" if len(classes) > 20 else ""
+    return f"Backbone features of {split} images on their first two principal axes{rest}."
 
 
-def draw_sheet(file: Path, found: Answer, pictures: np.ndarray, eta: np.ndarray | None) -> None:
-    """Image sheets: a walk through the band by score, then the worst FP and the worst FN.
-
-    Args:
-        file: PNG.
-        found: the answer of one representation.
-        pictures: uint8 `(n, H, W, C)` of all test images.
-        eta: Pr(P | image) of the answered images, where known.
-    """
-    region = found.report.threshold.predict(found.scores)
-    order = np.argsort(found.scores)
-    band = order[region[order] == -1]
-    walk = (
-        band[np.linspace(0, len(band) - 1, min(12, len(band))).astype(int)] if len(band) else band
-    )
-    worst_fp = order[::-1][(found.y[order[::-1]] == 0) & (region[order[::-1]] == 1)][:12]
-    worst_fn = order[(found.y[order] == 1) & (region[order] == 0)][:12]
-    rows = [("through\nthe band", walk), ("worst\nFP", worst_fp), ("worst\nFN", worst_fn)]
-    rows = [(title, chosen) for title, chosen in rows if len(chosen)]
-    if not rows:
-        return
-    figure, panels = axes_grid(13 * len(rows), 0.95, 1.3, columns=13)
-    for axis in panels:
-        axis.axis("off")
-    for number, (title, chosen) in enumerate(rows):
-        first, *row = panels[13 * number : 13 * (number + 1)]
-        first.text(0, 0.5, title, fontsize=11, va="center")
-        for axis, item in zip(row, chosen, strict=False):
-            axis.imshow(pictures[found.index[item]].squeeze(), cmap="gray", vmin=0, vmax=255)
-            known = f"\nη {eta[item]:.2f}" if eta is not None else ""
-            axis.set_title(f"{found.scores[item]:+.1f}{known}", fontsize=9, pad=3)
-    figure.savefig(file, dpi=110)
-
-
-def draw_regions(file: Path, plane: np.ndarray, found: Answer) -> None:
-    """Features in the plane coloured by region: P, ¬P, band.
+def draw_sheet(file: Path, rows: Sequence[tuple[str, Any, Sequence[str]]]) -> None:
+    """Rows of pictures below their headings, each picture above its words.
 
     Args:
         file: PNG.
-        plane: `(n, 2)` of the answered images.
-        found: the answer of one representation.
+        rows: heading, pictures `(n, H, W, C)` in [0, 1], and words of each picture or none.
     """
-    region = found.report.threshold.predict(found.scores)
-    figure, panels = axes_grid(1, 5.2, 4.0)
-    for value, colour, label in ((0, NOT_P, "¬P"), (-1, BAND, "uncertain"), (1, P, "P")):
-        chosen = plane[region == value]
-        panels[0].scatter(*chosen.T, s=4, alpha=0.6, linewidths=0, color=colour, label=label)
-    _legend(figure, panels[0], markerscale=3)
-    panels[0].set(xlabel="first principal axis", ylabel="second")
-    figure.savefig(file, dpi=110)
+    from matplotlib.figure import Figure
+
+    gap, line = 0.06, 0.155
+    side = (WIDTH - gap * (TILES + 1)) / TILES
+    top, places = 0.0, []
+    for _, pictures, words in rows:
+        places.append(top)
+        lines = max((text.count("\n") + 1 for text in words), default=0)
+        top += 0.3 + ((side + lines * line + 0.05) if len(pictures) else 0)
+    # One axis in inches holds everything: an axis for each picture costs 20 times as much.
+    figure = Figure(figsize=(WIDTH, top + gap))
+    axis = figure.add_axes((0, 0, 1, 1))
+    for (heading, pictures, words), y in zip(rows, places, strict=True):
+        axis.text(gap, y + 0.22, heading, fontsize=SIZE + 1, va="baseline")
+        for column, picture in enumerate(pictures):
+            x, below = gap + column * (side + gap), y + 0.28 + side
+            axis.imshow(
+                picture.squeeze(), cmap="gray", vmin=0, vmax=1,
+                extent=(x, x + side, below, y + 0.28),
+            )  # fmt: skip
+            if words:
+                axis.text(
+                    x + side / 2, below + 0.03, words[column], fontsize=SIZE, ha="center", va="top"
+                )
+    axis.set(xlim=(0, WIDTH), ylim=(top + gap, 0))
+    axis.axis("off")
+    figure.savefig(file, dpi=130)
 
 
-def _legend(figure: Any, axis: Any, **options: Any) -> None:
-    """One legend for all panels, above them: it covers no data."""
-    handles, names = axis.get_legend_handles_labels()
-    columns = min(len(names), max(2, int(figure.get_figwidth())))
+def name_axes(figure: Any, axis: Any, x: str, y: str, **legend: Any) -> None:
+    """Name the axes once for all panels, and put the legend of the first panel below them."""
+    height, bounds = figure.get_figheight(), figure.subplotpars
+    middle = (bounds.left + bounds.right) / 2
+    figure.text(middle, 0.36 / height, x, fontsize=SIZE, ha="center")
+    centre = (bounds.bottom + bounds.top) / 2
+    figure.text(0.08 / WIDTH, centre, y, fontsize=SIZE, rotation=90, va="center")
+    handles, labels = axis.get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside upper center", ncols=columns, frameon=False, fontsize=9,
-        **options,
+        handles, labels, loc="lower center", bbox_to_anchor=(middle, 0.06 / height),
+        ncols=len(labels), fontsize=SIZE, frameon=False, borderaxespad=0, borderpad=0,
+        handlelength=1.6, columnspacing=1.4, **legend,
     )  # fmt: skip
 
 
-def _xy(curve: BandCurve) -> tuple[np.ndarray, np.ndarray]:
-    return curve["level"], curve["width"]
+def short(name: str, most: int = 20) -> str:
+    """A name of at most `most` characters."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

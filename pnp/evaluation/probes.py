@@ -1,9 +1,6 @@
-"""Probes of frozen features: exact weighted kNN and multinomial logistic regression."""
+"""Probes of frozen features: exact weighted kNN, logistic regressions of classes and concepts."""
 
-# torch and matplotlib are partly typed: strict here means our own names.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
-
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,8 +24,8 @@ def products(
 ) -> Float[Tensor, "n m"]:
     """All inner products of rows, `a bᵀ`; those of `least` multiplications or more by oneDNN.
 
-    torch's default on a CPU is MKL, which uses AVX-512 on its own maker's processors only: for
-    kNN among 33,000 rows of 3,072 numbers oneDNN took 0.63 of the time (benchmarks/RESULTS.md).
+    torch's default on a CPU is MKL, which uses AVX-512 on Intel CPUs only: for kNN among 33,000
+    rows of 3,072 numbers oneDNN took 0.63 of the time (benchmarks/RESULTS.md).
     """
     large = len(a) * len(b) * a.shape[1] >= least
     plain = (a.device.type, a.dtype, b.dtype) == ("cpu", torch.float32, torch.float32)
@@ -113,23 +110,18 @@ class Space:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear map of features in a `Space`: `logits = space(x) Wᵀ + b`.
+    """A linear map of features in a `Space`: `logits = x Wᵀ + b`.
 
-    `l2` is the regularisation it was fitted with, `validation` the accuracy that chose it.
+    `l2` is the regularisation of a probe of classes, `validation` the accuracy that chose it.
     """
 
     weight: Tensor
     bias: Tensor
-    space: Space
-    l2: float
-    validation: float = float("nan")
+    l2: float = math.nan
+    validation: float = math.nan
 
-    def logits(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """Logits of raw features."""
-        return self.of(self.space(features))
-
-    def of(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """Logits of features that are in the space already."""
+    def logits(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """Logits of features that are in the space."""
         return x @ self.weight.T + self.bias
 
 
@@ -181,7 +173,7 @@ def fit_linear(
     Args:
         x: features in `space`.
         labels: their classes.
-        space: see `Space`; its standardisation is part of the probe.
+        space: of the training features.
         classes: number of classes.
         l2: regularisations; scikit-learn's C is 1/(l2·N).
         start: warm start of all.
@@ -192,14 +184,17 @@ def fit_linear(
         logits = (x @ weight.T + bias).view(len(x), len(l2), classes)
         return F.cross_entropy(logits.transpose(1, 2), target, reduction="sum") / len(x)
 
-    strength = torch.tensor(list(l2), dtype=torch.float32).repeat_interleave(classes)
-    weight, bias = minimise(loss, space, strength, start)
+    every = torch.tensor(list(l2), dtype=torch.float32).repeat_interleave(classes)
+    weight, bias = minimise(loss, space, every, start)
     parts = zip(weight.split(classes), bias.split(classes), l2, strict=True)
-    return [LinearProbe(w, b, space, float(strength)) for w, b, strength in parts]
+    return [LinearProbe(w, b, strength) for w, b, strength in parts]
 
 
 def subset(n: int, most: int) -> Int64[Tensor, " m"]:
-    """At most `most` of n numbers, always the same random ones: folders come sorted by class."""
+    """At most `most` of the numbers below n, the same ones each time, in random order.
+
+    Random because folders come sorted by class.
+    """
     return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most]
 
 
@@ -222,12 +217,12 @@ def linear_probe(
         space: of the training features.
         classes: number of classes.
         grid: candidate l2.
-        refit: fit on train and validation with the l2 chosen; else return the fit that won.
+        refit: fit on train and validation with the chosen l2; else return the best fit on train.
     """
     x, labels = validation
     some = subset(len(train[0]), CHOOSE_ON)
     fits = fit_linear(train[0][some], train[1][some], space, classes=classes, l2=grid)
-    accuracy = [float((fit.of(x).argmax(1) == labels).float().mean()) for fit in fits]
+    accuracy = [float((fit.logits(x).argmax(1) == labels).float().mean()) for fit in fits]
     best = fits[accuracy.index(max(accuracy))]
     if refit:
         x, labels = (torch.cat(parts) for parts in zip(train, validation, strict=True))
@@ -249,7 +244,7 @@ def fit_concepts(
         x: features in `space`.
         targets: 0 or 1 per image and concept.
         keep: images that count for a concept.
-        space: see `pnp.evaluation.probes.Space`.
+        space: of the training features.
         l2: regularisation per concept.
         start: warm start.
 
@@ -264,7 +259,7 @@ def fit_concepts(
         return (cost * share).sum()
 
     weight, bias = minimise(loss, space, l2, start)
-    return LinearProbe(weight, bias, space, float(l2.mean()))
+    return LinearProbe(weight, bias)
 
 
 def concept_heads(
@@ -286,17 +281,16 @@ def concept_heads(
     """
     x, targets, keep = validation
     some = subset(len(train[0]), CHOOSE_ON)
-    part = [values[some] for values in train]
-    wide = (part[1].repeat(1, len(grid)), part[2].repeat(1, len(grid)))
     l2 = torch.tensor(list(grid), dtype=torch.float32)
     count = targets.shape[1]
-    fits = fit_concepts(part[0], *wide, space, l2.repeat_interleave(count))
-    logits = fits.of(x).view(len(x), len(grid), count)
+    wide = [values[some].repeat(1, len(grid)) for values in train[1:]]
+    fits = fit_concepts(train[0][some], wide[0], wide[1], space, l2.repeat_interleave(count))
+    logits = fits.logits(x).view(len(x), len(grid), count)
     cost = F.binary_cross_entropy_with_logits(
         logits, targets[:, None].expand_as(logits), reduction="none"
     )
     best = ((cost * keep[:, None]).sum(0) / keep.sum(0)).argmin(0)
     row = best * count + torch.arange(count)
     start = replace(fits, weight=fits.weight[row], bias=fits.bias[row])
-    features, answers, kept = (torch.cat(parts) for parts in zip(train, validation, strict=True))
-    return fit_concepts(features, answers, kept, space, l2[best], start)
+    x, targets, keep = (torch.cat(parts) for parts in zip(train, validation, strict=True))
+    return fit_concepts(x, targets, keep, space, l2[best], start)

@@ -1,14 +1,10 @@
-"""The protocol of the final table: frozen features judged by probes, geometry and the band.
+"""The protocol of the final table: frozen features, probes, geometry and the band.
 
 Networks see images without augmentation. Probes are fitted on train (l2 chosen on validation, then
 refitted on train + validation; the same images are the neighbours) and scored on calibration +
 test, which together are the official test images where a data set has them. The band calibrates on
 calibration and reports on test.
 """
-
-# torch and matplotlib are partly typed: strict here means our own names.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +20,7 @@ from pnp.errors import UserError
 from pnp.evaluation.concept_bands import Budgets
 from pnp.evaluation.features import extract, fingerprint, remembered
 from pnp.evaluation.probes import L2_GRID, Space, knn_votes, linear_probe, subset
+from pnp.results import Row
 
 FIT = ("train", "validation")
 REPORT = ("calibration", "test")
@@ -54,10 +51,10 @@ class Protocol:
         temperature: of their weights.
         l2: regularisation grid of the linear probe and of the concept heads.
         fractions: shares of the labels of train for the few-label linear probes.
-        references: judged on the same protocol: `pixels`, `random` (the backbone, untrained).
-        concepts: questions for the band; see `pnp.evaluation.concept_bands.questions`.
+        references: under the same protocol: `pixels`, `random` (the backbone, untrained).
+        concepts: of the band; see `pnp.evaluation.concept_bands.concept_targets`.
         band: error budgets, see `pnp.evaluation.concept_bands.Budgets`; None leaves the band out.
-        test: look at calibration and test images; off while tuning.
+        test: use calibration and test images; off while tuning.
         cache: keep features in the run directory, for `pnp-evaluate`.
 
     Raises:
@@ -108,14 +105,14 @@ def split_features(
     preprocessing: str = "",
     **extraction: Any,
 ) -> list[dict[str, Tensor]]:
-    """Each output of a network by split, from the cache where it has been made before.
+    """Each output of a network by split, from the cache where it is there already.
 
     Args:
-        network: judged as it is.
-        data: whose splits.
+        network: the network, as it is.
+        data: the data set.
         plain: preprocessing without augmentation.
-        splits: which of them.
-        outputs: how many the network has.
+        splits: names of its splits.
+        outputs: number of outputs of the network.
         cache: folder, or None.
         preprocessing: names `plain` and the precision, for the cache's key.
         extraction: goes to `extract`.
@@ -123,7 +120,7 @@ def split_features(
     Every process of a distributed run calls this and extracts its part; rank 0 gets the features.
     """
     weights = fingerprint(network, preprocessing) if cache else ""
-    found = {
+    features = {
         name: remembered(
             cache,
             f"{name}-{data.splits[name].digest()}-{weights}" if cache else "",
@@ -135,7 +132,7 @@ def split_features(
     }
     if rank() > 0:
         return []
-    return [{name: parts[i] for name, parts in found.items()} for i in range(outputs)]
+    return [{name: parts[i] for name, parts in features.items()} for i in range(outputs)]
 
 
 def probe(
@@ -144,24 +141,25 @@ def probe(
     space: Space,
     data: DataModule,
     protocol: Protocol,
-) -> dict[str, float]:
-    """Accuracy of the probes, on validation (fitted on train) and on test (fitted on both).
+    owner: str,
+) -> list[Row]:
+    """Accuracies of the probes, on validation (fitted on train) and on test (fitted on both).
 
     Args:
         features: by split, from `split_features`.
         rotated: the same features in `space`.
         space: of the training features.
-        data: whose labels they belong to.
-        protocol: k, temperature, grid, fractions, and whether test is looked at.
+        data: the data set with their labels.
+        protocol: k, temperature, grid, fractions, and whether test is used.
+        owner: of the features.
 
     Returns:
-        `validation/knn`, `validation/linear`, and unless `protocol.test` is off `test/knn`,
-        `test/linear`, `test/linear_1pct`, …, each test number with a 95 % Clopper-Pearson interval
-        in `/ci_low` and `/ci_high`; empty without labels.
+        `knn` and `linear` on validation, and unless `protocol.test` is off `knn`, `linear`,
+        `linear_1pct`, … on test with 95 % Clopper-Pearson intervals; empty without labels.
     """
-    labels = {n: known for n in features if (known := data.splits[n].labels) is not None}
+    labels = {n: y for n in features if (y := data.splits[n].labels) is not None}
     if not labels:
-        return {}
+        return []
     classes = len(data.classes)
     knn: Any = {"classes": classes, "temperature": protocol.temperature}
     bank = features["train"], labels["train"]
@@ -172,31 +170,30 @@ def probe(
     linear = linear_probe(
         train, validation, space, classes=classes, grid=protocol.l2, refit=protocol.test
     )
-    results = {
-        "validation/knn": _accuracy(votes, held_out[1]),
-        "validation/linear": linear.validation,
-    }
+    rows = [
+        Row("", "validation", "probe", owner, "", "knn", _accuracy(votes, held_out[1])),
+        Row("", "validation", "probe", owner, "", "linear", linear.validation),
+    ]
     if not protocol.test:
-        return results
+        return rows
     bank_all, truth_all = (torch.cat([part[name] for name in FIT]) for part in (features, labels))
     queries, truth = (torch.cat([part[name] for name in REPORT]) for part in (features, labels))
     turned = torch.cat([rotated[name] for name in REPORT])
     scores = {
         "knn": knn_votes(bank_all, truth_all, queries, k=min(protocol.k, len(bank_all)), **knn),
-        "linear": linear.of(turned),
+        "linear": linear.logits(turned),
     }
     for fraction in protocol.fractions:
         few = _few(labels["train"], fraction)
         part = train[0][few], train[1][few]
         grid = (1.0, 0.1, *protocol.l2)  # few labels want more regularisation
         best = linear_probe(part, validation, space, classes=classes, grid=grid, refit=False)
-        scores[f"linear_{100 * fraction:g}pct"] = best.of(turned)
+        scores[f"linear_{100 * fraction:g}pct"] = best.logits(turned)
     for name, score in scores.items():
         hits = int((score.argmax(1) == truth).sum())
-        low, high = clopper_pearson(hits, len(truth))
-        results[f"test/{name}"] = hits / len(truth)
-        results[f"test/{name}/ci_low"], results[f"test/{name}/ci_high"] = float(low), float(high)
-    return results
+        low, high = map(float, clopper_pearson(hits, len(truth)))
+        rows.append(Row("", "test", "probe", owner, "", name, hits / len(truth), low, high))
+    return rows
 
 
 def _accuracy(scores: Tensor, truth: Tensor) -> float:

@@ -1,16 +1,12 @@
 """The model card of an export: what the network is, what was measured, and how to load it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from pnp.results import OWNERS, Row, describe, main_table, to_rows
 
 if TYPE_CHECKING:
     from pnp.export.encoder import Encoder
-
-ROWS = {
-    "teacher": ("the teacher", "test/{}/teacher"),
-    "student": ("the student", "test/{}/student"),
-    "pixels": ("raw pixels", "reference/pixels/{}"),
-    "random": ("the same backbone, untrained", "reference/random/{}"),
-}
 
 
 def write(
@@ -51,7 +47,7 @@ def write(
         _three_lines(net, hub),
         _theirs(net, name, options, hub),
         "## Measured",
-        _measured(facts["network"], measured, bands, training["protocol"]),
+        _measured(facts["network"], to_rows(measured), bands, training["protocol"]),
         "\n".join(f"- **Alarm** in training, {alarm}" for alarm in training["alarms"]),
         "## Trained",
         _trained(training),
@@ -130,50 +126,41 @@ net = timm.create_model("{source}", pretrained=True).eval()
 
 
 def _measured(
-    network: str, measured: dict[str, float], bands: dict[str, Any], protocol: str | None
+    network: str, rows: Sequence[Row], bands: dict[str, Any], protocol: str | None
 ) -> str:
-    """The run's own table; the exported network's row is bold."""
+    """The run's main table, the exported network's row in bold, and what its columns mean."""
     from pnp.report.single import markdown_table
 
-    columns = {"linear probe": "linear", "kNN": "knn"}
-    concepts = list(bands)
-    # Of one concept there is an interval; of several, the mean over them.
-    owner = concepts[0] if len(concepts) == 1 else "mean"
-    which = f"“{owner}”" if len(concepts) == 1 else f"mean of {len(concepts)} concepts"
-    rows = []
-    for key, (label, pattern) in ROWS.items():
-        cells = [_cell(measured, pattern.format(probe)) for probe in columns.values()]
-        cells += [_cell(measured, f"band/{owner}/{key}/{kind}") for kind in ("width", "plugin")]
-        if any(cells):
-            label = f"**{label} (this network)**" if key == network else label
-            rows.append([label, *(cell or "–" for cell in cells)])
-    if not rows:
+    metrics, lines, note = main_table(rows)
+    if not lines:
         return (
             "Nothing was measured for these weights. `pnp-evaluate run=RUN` or "
             "`pnp-evaluate ckpt=FILE` measures them."
         )
-    header = ["frozen features of", *columns]
-    if concepts:
-        header += [f"band, certified ({which})", "band, plug-in"]
-    else:
-        rows = [row[: len(header)] for row in rows]
-    lines = [markdown_table(header, rows)]
-    lines.append(
-        "Accuracies: higher is better; bands: lower is better. In brackets: 95 % intervals."
-    )
-    lines += [f"Protocol. {protocol}"] if protocol else []
-    for concept in concepts[:1]:
+    table = []
+    for owner, cells in lines.items():
+        label = f"**{OWNERS[owner]} (this network)**" if owner == network else OWNERS[owner]
+        table.append([label, *(_cell(cell) if cell else "–" for cell in cells)])
+    words = [describe(metric) for metric in metrics]
+    paragraphs = [
+        markdown_table(["frozen features of", *(metric.heading for metric in words)], table),
+        "\n".join(
+            f"- {metric.heading}: {metric.meaning}; "
+            f"{'higher' if metric.higher_is_better else 'lower'} is better"
+            for metric in words
+        ),
+        f"{note} In brackets: 95 % intervals.".strip(),
+    ]
+    paragraphs += [f"Protocol. {protocol}"] if protocol else []
+    for concept in list(bands)[:1]:
         guarantee = bands[concept].get(network, {}).get("guarantee")
-        lines += [f"Certified band, concept “{concept}”. {guarantee}"] if guarantee else []
-    return "\n\n".join(lines)
+        paragraphs += [f"Certified band, concept “{concept}”. {guarantee}"] if guarantee else []
+    return "\n\n".join(paragraphs)
 
 
-def _cell(measured: dict[str, float], key: str) -> str:
-    if key not in measured:
-        return ""
-    ends = [measured.get(f"{key}/ci_{end}") for end in ("low", "high")]
-    interval = "" if None in ends else f" [{ends[0]:.4f}, {ends[1]:.4f}]"
-    return f"{measured[key]:.4f}{interval}"
+def _cell(row: Row) -> str:
+    interval = "" if row.low is None or row.high is None else f" [{row.low:.4f}, {row.high:.4f}]"
+    return f"{row.value:.4f}{interval}"
 
 
 def _trained(training: dict[str, Any]) -> str:

@@ -1,13 +1,13 @@
-"""What a finished run directory holds, as W&B summary, tables, charts, pictures and artifacts."""
+"""Results of a run directory as W&B summary, tables, charts, pictures and artifacts."""
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-NETWORKS = ("teacher", "student", "network")
+from pnp.files import read_csv, read_json
+from pnp.results import NETWORKS, OWNERS, Row, describe, to_rows
+
 CHARTS = 12  # concepts with a curve of their own; the table has all
 
 
@@ -30,63 +30,63 @@ def send(
         step: the W&B step to log at.
         artifacts: upload checkpoint, config and report too.
     """
-    metrics, band = _json(folder / "metrics.json"), _json(folder / "band.json")
-    run.summary.update(summary(metrics))
+    rows = to_rows(read_json(folder / "metrics.json", default={}))
+    band = read_json(folder / "band.json", default={})
+    run.summary.update(summary(rows))
     logged = {
-        "tables/metrics": _table(metrics_rows(metrics)),
-        **({"tables/band": _table(band_rows(metrics, band))} if band else {}),
+        "tables/metrics": _table(metric_rows(rows)),
+        **({"tables/band": _table(band_rows(rows, band))} if band else {}),
         **_charts(folder, config, band, spectra),
         **_pictures(folder / "figures"),
     }
     run.log(logged, step=step)
-    for concept, answers in band.items():
-        found = [f"{n}: {text}" for n in NETWORKS for text in answers.get(n, {}).get("alarms", [])]
-        if found:
-            run.alert(title=f"band of {concept}"[:63], text="\n".join(found), level="WARN")
+    for concept, owners in band.items():
+        alarms = [
+            f"{owner}: {text}"
+            for owner in NETWORKS
+            for text in owners.get(owner, {}).get("alarms", [])
+        ]
+        if alarms:
+            run.alert(title=f"band of {concept}"[:63], text="\n".join(alarms), level="WARN")
     if artifacts:
         _upload(run, folder)
 
 
-def summary(metrics: Mapping[str, float]) -> dict[str, float]:
+def summary(rows: Sequence[Row]) -> dict[str, float]:
     """The main metrics under W&B's section names; intervals and details are in the tables.
 
-    >>> summary({"test/knn/teacher": 0.4, "test/knn/teacher/ci_low": 0.3, "band/mean/x/width": 0.2})
-    {'probe/test/knn/teacher': 0.4, 'band/mean/x/width': 0.2}
-    >>> summary({"test/features/teacher/rankme": 9.0, "reference/pixels/knn": 0.3})
+    >>> summary(to_rows({"test/knn/teacher": 0.4, "band/mean/teacher/width": 0.2}))
+    {'probe/test/knn/teacher': 0.4, 'band/mean/teacher/width': 0.2}
+    >>> summary(to_rows({"test/features/teacher/rankme": 9.0, "reference/pixels/knn": 0.3}))
     {'geometry/test/features/teacher/rankme': 9.0, 'probe/reference/pixels/knn': 0.3}
     """
-    found = {}
-    for key, value in metrics.items():
-        where, kind, *rest = key.split("/")
-        if where == "band":
-            if rest[1:] in (["width"], ["plugin"], ["oracle", "excess"]):
-                found[key] = value
-        elif not key.endswith(("/ci_low", "/ci_high")):
-            section = "geometry" if kind in ("features", "embeddings") else "probe"
-            found[f"{section}/{key}"] = value
-    return found
+    sections = {"features": "geometry/", "embeddings": "geometry/", "band": ""}
+    return {
+        sections.get(row.kind, "probe/") + row.key: row.value
+        for row in rows
+        if row.kind != "band" or row.metric in ("width", "plugin", "oracle/excess")
+    }
 
 
-def metrics_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """`metrics.json` as rows: metric, value and interval."""
+def metric_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """`metrics.json` as a table: key, value, interval, and the words for it."""
     return [
         {
-            "metric": key,
-            "value": value,
-            "ci_low": metrics.get(f"{key}/ci_low"),
-            "ci_high": metrics.get(f"{key}/ci_high"),
+            "metric": row.key,
+            "value": row.value,
+            "ci_low": row.low,
+            "ci_high": row.high,
+            "of": OWNERS.get(row.owner),
+            "heading": describe(row.metric).heading,
+            "meaning": describe(row.metric).meaning,
         }
-        for key, value in metrics.items()
-        if not key.endswith(("/ci_low", "/ci_high"))
+        for row in rows
     ]
 
 
-def band_rows(metrics: Mapping[str, float], band: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per concept and representation: width, errors against budgets, and alarms."""
+def band_rows(rows: Sequence[Row], band: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per concept and network: width, errors against budgets, and alarms."""
     columns = {
-        "certified": "width",
-        "ci_low": "width/ci_low",
-        "ci_high": "width/ci_high",
         "plug_in": "plugin",
         "oracle": "oracle/width",
         "fp": "err/fp_joint",
@@ -97,16 +97,26 @@ def band_rows(metrics: Mapping[str, float], band: Mapping[str, Any]) -> list[dic
         "fn_upper": "err/fn_ucb",
         "auroc": "rank/auroc",
     }
-    return [
-        {
-            "concept": concept,
-            "representation": owner,
-            **{name: metrics.get(f"band/{concept}/{owner}/{key}") for name, key in columns.items()},
-            "alarms": "; ".join(answer.get("alarms", [])),
-        }
-        for concept, owners in band.items()
-        for owner, answer in owners.items()
-    ]
+    own = {(r.concept, r.owner, r.metric): r for r in rows if r.kind == "band" and not r.data}
+    table = []
+    records = {
+        (concept, owner): band[concept][owner] for concept in band for owner in band[concept]
+    }
+    for (concept, owner), record in records.items():
+        width = own.get((concept, owner, "width"))
+        cells = {name: own.get((concept, owner, metric)) for name, metric in columns.items()}
+        table.append(
+            {
+                "concept": concept,
+                "representation": owner,
+                "certified": width and width.value,
+                "ci_low": width and width.low,
+                "ci_high": width and width.high,
+                **{name: cell and cell.value for name, cell in cells.items()},
+                "alarms": "; ".join(record.get("alarms", [])),
+            }
+        )
+    return table
 
 
 def term_shares(
@@ -143,7 +153,7 @@ def _charts(
     charts: dict[str, Any] = {}
     file = folder / "metrics.csv"
     weights = dict((config.get("objective") or {}).get("weights") or {})
-    steps, shares = term_shares(_csv(file), weights) if file.exists() else ([], {})
+    steps, shares = term_shares(read_csv(file), weights)
     if steps and shares:
         charts["loss/term_shares"] = wandb.plot.line_series(
             steps, list(shares.values()), list(shares), "Share of each term in the loss", "step"
@@ -157,11 +167,11 @@ def _charts(
             "log10 share of the variance on each principal axis, last epoch",
             "axis",
         )
-    for concept, answers in list(band.items())[:CHARTS]:
+    for concept, owners in list(band.items())[:CHARTS]:
         lines = {
-            f"{owner}, {kind}" if kind != "oracle" else "oracle": curve
-            for owner, answer in answers.items()
-            for kind, curve in answer["curves"].items()
+            f"{OWNERS.get(owner, owner)}, {kind}" if kind != "oracle" else "oracle": curve
+            for owner, record in owners.items()
+            for kind, curve in record["curves"].items()
         }
         charts[f"band/curve/{concept}"] = wandb.plot.line_series(
             [line["level"] for line in lines.values()],
@@ -177,13 +187,13 @@ def _pictures(folder: Path) -> dict[str, Any]:
     """Every figure of the report, by its name."""
     import wandb
 
-    captions = _json(folder / "captions.json")
-    found: dict[str, Any] = {}
+    captions = read_json(folder / "captions.json", default={})
+    pictures: dict[str, Any] = {}
     for file in sorted(folder.glob("*.png")):
-        found[f"figures/{file.stem}"] = wandb.Image(str(file), caption=captions.get(file.stem))
+        pictures[f"figures/{file.stem}"] = wandb.Image(str(file), caption=captions.get(file.stem))
     for file in sorted(folder.glob("*.svg")):  # W&B shows a vector graphic as a page
-        found[f"figures/{file.stem}"] = wandb.Html(file.read_text(), inject=False)
-    return found
+        pictures[f"figures/{file.stem}"] = wandb.Html(file.read_text(), inject=False)
+    return pictures
 
 
 def _upload(run: Any, folder: Path) -> None:
@@ -207,12 +217,3 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
 
     columns: list[str | int] = [*(rows[0] if rows else ["metric"])]
     return wandb.Table(columns=columns, data=[list(row.values()) for row in rows])
-
-
-def _csv(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.exists() else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pnp.errors import UserError, choice, whole
+from pnp.results import of_student
 from pnp.runs.config import build, check_call
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _callbacks(config: dict[str, Any], folder: Path) -> list[Any]:
         if name == "checkpoints":
             extra = {"folder": folder / "checkpoints", "config": config}
             if config["method"].get("teacher", "ema") != "ema":
-                extra["monitor"] = node["monitor"].replace("teacher", "student")
+                extra["monitor"] = of_student(node["monitor"])
         if name == "monitor":
             extra = {"alarms": folder / "alarms.json"}
         callbacks.append(build(node, f"callbacks.{name}", **extra))

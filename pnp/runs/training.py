@@ -14,6 +14,7 @@ from pnp.cpu import keep_freed_memory
 from pnp.distributed import leave_at_exit
 from pnp.evaluation import evaluate
 from pnp.runs import directory
+from pnp.runs.finish import write_results
 from pnp.runs.config import build
 from pnp.runs.parts import build_trainer, ignore_known_warnings, parts, quieten
 
@@ -93,7 +94,7 @@ def finish(
         folder / "features" if protocol.cache else None,
     )
     references = evaluate.references(protocol, untrained)
-    metrics = evaluate.judge(folder, module.networks, references, setting, protocol)
+    rows = evaluate.evaluate_networks(folder, module.networks, references, setting, protocol)
     if not trainer.is_global_zero:
         return {}
     facts = {
@@ -102,7 +103,7 @@ def finish(
         "precision": str(trainer.precision),
         "splits": data.split_record(),
     }
-    evaluate.write(folder, metrics, facts)
+    metrics = write_results(folder, rows, facts)
     for logger in trainer.loggers[1:]:
         logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
     return metrics
