@@ -163,7 +163,11 @@ def draw_classes(file: Path, bands: Mapping[str, ConceptBand], classes: Sequence
     upright = len(names) * (longest[1] + 0.1) < WIDTH - 1.0 - longest[0]
     bottom = 0.5 if upright else 0.4 + longest[1]
     figure, (axis,) = axes_grid(
-        1, max(0.5, 0.2 * len(rows)), left=0.5 + longest[0], bottom=bottom, right=0.15 if with_cells else 0.5
+        1,
+        max(0.5, 0.2 * len(rows)),
+        left=0.5 + longest[0],
+        bottom=bottom,
+        right=0.15 if with_cells else 0.5,
     )
     most = max(0.05, float(filled.max()))
     picture = axis.imshow(table, cmap="Greys", vmin=0, vmax=most, aspect="auto")
