@@ -11,8 +11,7 @@ from statistics import mean
 from typing import Any
 
 import yaml
-
-from pnp.evaluation.figures import axes_grid
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 METRICS = {"20-NN": "validation/knn/student", "linear": "validation/linear/student"}
@@ -44,7 +43,11 @@ def main() -> None:
     low, middle, high = (f([row["20-NN"] for row in seeds]) for f in (min, mean, max))
     every = [row["20-NN"] for changed in [seeds, *found.values()] for row in changed]
     bottom, top = min(every) - 0.001, max(every) + 0.001
-    figure, axes = axes_grid(len(found), 2.0, 1.7, 4)
+    height = -(-len(found) // 4)
+    figure = Figure(figsize=(8.0, 1.7 * height), layout="constrained")
+    axes = figure.subplots(height, 4, squeeze=False).flatten()
+    for axis in axes[len(found) :]:
+        axis.axis("off")
     print("| key | value | 20-NN, validation | linear, validation |\n|---|---|---|---|")
     rows = [("seed", row["value"], row["20-NN"], row["linear"]) for row in seeds]
     for axis, (key, changed) in zip(axes, found.items(), strict=False):
