@@ -293,7 +293,7 @@ def test_a_job_that_breaks_in_its_evaluation_ends_its_own_run_and_not_the_caller
     def broken(*args):
         raise UserError("no room for the features")
 
-    monkeypatch.setattr(evaluate, "judge", broken)
+    monkeypatch.setattr(evaluate, "evaluate_networks", broken)
     callers = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
     with pytest.raises(UserError, match="no room"):
         train(compose("logger=wandb", "trainer.max_epochs=1"))

@@ -251,19 +251,19 @@ def _own_classes(
 ) -> tuple[dict[str, "Part"], dict[str, Any], list[str]]:
     """Parts from the splits of the run's data."""
     from pnp.decider.fit import part_of_set
-    from pnp.evaluation.concept_bands import questions
+    from pnp.evaluation.concept_bands import concept_targets
 
     if data is None:
         raise UserError("labels= is not set: an encoder without a run has no classes of its own.")
     if config["images"] is not None:
         raise UserError("images= is given without labels=FILE.csv: what is P among them?")
     name, asked = _concept(config["concept"], data)
-    asking = questions(data, asked, seed=source["seed"])
+    targets = concept_targets(data, asked, seed=source["seed"])
     parts = {}
     for split, part in {
         "train": "head", "validation": "validation", "calibration": "calibration", "test": "test",
     }.items():  # fmt: skip
-        y, keep = asking.targets[split][:, 0] > 0.5, asking.keep[split][:, 0]
+        y, keep = targets.y[split][:, 0] > 0.5, targets.keep[split][:, 0]
         parts[part] = part_of_set(encoder, data.splits[split], y, keep, advance)
     notes = []
     seen = {h for p in ("head", "validation") for h in parts[p].hashes.tolist()}
@@ -273,7 +273,7 @@ def _own_classes(
             f"repeated: {again:,} of {len(parts['calibration']):,} calibration images are also "
             "among the head's."
         )
-    return parts, {"name": asking.names[0], "meaning": _meaning(asked, data, name)}, notes
+    return parts, {"name": targets.names[0], "meaning": _meaning(asked, data, name)}, notes
 
 
 def _concept(given: Any, data: Any) -> tuple[str, Any]:
