@@ -26,8 +26,8 @@ def evaluate(cfg: Any) -> dict[str, float]:
     from pnp import files
     from pnp.cpu import keep_freed_memory
     from pnp.evaluation import evaluate
-    from pnp.runs import directory, reopen
     from pnp.results import Row
+    from pnp.runs import directory, reopen
     from pnp.runs.config import build, plain
     from pnp.runs.finish import write_results
     from pnp.runs.parts import placement

@@ -14,8 +14,8 @@ from pnp.cpu import keep_freed_memory
 from pnp.distributed import leave_at_exit
 from pnp.evaluation import evaluate
 from pnp.runs import directory
-from pnp.runs.finish import write_results
 from pnp.runs.config import build
+from pnp.runs.finish import write_results
 from pnp.runs.parts import build_trainer, ignore_known_warnings, parts, quieten
 
 if TYPE_CHECKING:
