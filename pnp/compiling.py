@@ -66,6 +66,6 @@ def check_cuda_graphs(device: torch.device, processes: int, *, whole: bool) -> N
         pieces = "whole batches" if whole else "batches in pieces"
         raise UserError(
             f"method.cuda_graphs=true on {device.type} with {processes} process(es) and {pieces}: "
-            "it needs one GPU, one process, and whole batches (no objective.global_batch, "
+            "it needs one GPU, one process, and whole batches (no method.global_batch, "
             "trainer.accumulate_grad_batches=1)."
         )

@@ -1,6 +1,6 @@
 """Keys of a run's configuration: those that change no number, and those of earlier versions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -18,7 +18,7 @@ BESIDE_TRAINING = ("callbacks", "evaluation", "data.root")
 # Keys of earlier versions, with the only value that still exists.
 RETIRED = {"objective.queue": 0}
 # Keys of earlier versions, with their place today.
-MOVED: dict[str, str] = {}
+MOVED = {"objective.global_batch": "method.global_batch"}
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,9 +38,44 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
             )
     for key, place in MOVED.items():
         (node, name), (target, new) = _section(config, key), _section(config, place)
-        if name in node and (value := node.pop(name)) is not None:
+        if name in node and ((value := node.pop(name)) is not None or new not in target):
             target[new] = value
     return config
+
+
+def renamed(overrides: Sequence[str]) -> list[str]:
+    """Overrides of a command line with today's keys; each replacement prints one line."""
+    words: list[str] = []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        bare = key.lstrip("+~")
+        if place := MOVED.get(bare):
+            print(f"{bare} is now {place}; the old name still works.")
+            word = f"{key[: -len(bare)]}{place}{equals}{value}"
+        words.append(word)
+    return words
+
+
+def check_effects(config: Mapping[str, Any]) -> None:
+    """Refuse settings that would change nothing in this composition.
+
+    Raises:
+        UserError: names the key and what to do.
+    """
+    objective, views, optim = config["objective"], config["views"], config["optim"]
+    if config.get("scale", "sphere") != "sphere" and "scale" not in objective:
+        raise UserError(
+            f"scale={config['scale']} has no effect: {objective['_target_']} has no scale. Remove "
+            "it, or choose an objective of P¬P, such as objective=full."
+        )
+    if not views.get("local") and views.get("local_size") is not None:
+        raise UserError(
+            f"views.local_size={views['local_size']} has no effect: views.local is 0. Set "
+            "views.local to a number of small crops, or remove it."
+        )
+    idle = "momentum" if optim.get("name") == "adamw" else "betas"
+    if idle in optim:
+        raise UserError(f"optim.{idle} has no effect on optim={optim.get('name')}. Remove it.")
 
 
 def original(config: Mapping[str, Any]) -> dict[str, Any]:

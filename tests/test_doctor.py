@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from conftest import TINY
 from torch import nn
 
@@ -52,14 +51,14 @@ def test_an_objective_that_is_not_gathered_fails_over_ranks():
 
 def test_a_slice_of_the_wrong_piece_fails_the_micro_batches(module, monkeypatch):
     assert checks.same_in_pieces(module, 3, 32).passed
-    embed = SelfSupervised.embed
+    embed = SelfSupervised.embed_piece
 
-    def shifted(self, batch, batch_idx, piece=0, draws=None, *, targets=True):
+    def shifted(self, batch_idx, images, draws, piece=0, *, targets=True):
         if not targets:  # the second pass sees other images than the first
-            batch = type(batch)(batch.images.flip(0), None, batch.index)
-        return embed(self, batch, batch_idx, piece, draws, targets=targets)
+            images = images.flip(0)
+        return embed(self, batch_idx, images, draws, piece, targets=targets)
 
-    monkeypatch.setattr(SelfSupervised, "embed", shifted)
+    monkeypatch.setattr(SelfSupervised, "embed_piece", shifted)
     assert not checks.same_in_pieces(module, 3, 32).passed
 
 
@@ -88,10 +87,11 @@ def test_views_that_are_off_fail_against_torchvision(monkeypatch, broken):
     assert not checks.views_like_torchvision(3, 16).passed
 
 
-def test_a_term_that_is_not_finite_is_named(compose, monkeypatch):
-    data, module, _ = parts(plain(compose()))
-    cpu, plainly = torch.device("cpu"), lambda: torch.autocast("cpu", enabled=False)
-    assert checks.finite_and_timed(data, module, cpu, plainly)[0].passed
+def test_a_term_that_is_not_finite_is_named(compose, tmp_path, monkeypatch):
+    config = plain(compose("views.local=1"))
+    check, times = checks.finite_and_timed(config, tmp_path)
+    assert check.passed
+    assert all(spent > 0 for spent in times.values())
     original = PNP.forward
 
     def poisoned(self, *args, **keywords):
@@ -99,6 +99,6 @@ def test_a_term_that_is_not_finite_is_named(compose, monkeypatch):
         return out | {"variance": out["variance"] * float("nan")}
 
     monkeypatch.setattr(PNP, "forward", poisoned)
-    check, _ = checks.finite_and_timed(data, module, cpu, plainly)
+    check, _ = checks.finite_and_timed(config, tmp_path)
     assert not check.passed
     assert "step 0: variance" in check.note

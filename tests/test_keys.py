@@ -10,6 +10,7 @@ from pnp import keys
 from pnp.errors import UserError
 from pnp.runs.directory import differences
 from pnp.runs.jobs import identity
+from pnp.runs.launch import compose, conf_dir
 
 FIXTURE = Path(__file__).parent / "fixtures" / "v0.1" / "identities.json.gz"
 CASES = json.loads(gzip.decompress(FIXTURE.read_bytes()))
@@ -37,3 +38,31 @@ def test_upgrading_leaves_todays_form_as_it_is():
 def test_a_value_that_is_gone_is_refused():
     with pytest.raises(UserError, match=r"objective\.queue=100 is gone"):
         keys.upgrade({"objective": {"queue": 100}})
+
+
+def test_an_old_key_on_the_command_line_is_an_alias_that_says_so_in_one_line(capsys):
+    new = compose("train", ["objective.global_batch=512", "seed=1"])
+    assert capsys.readouterr().out.count("\n") == 1
+    assert new == compose("train", ["method.global_batch=512", "seed=1"])
+    assert not capsys.readouterr().out
+    assert keys.renamed(["+objective.global_batch=1,2"]) == ["+method.global_batch=1,2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=dino", "scale=absolute"], "scale=absolute has no effect: pnp.rivals.DINO has no"),
+        (["views.local_size=16"], "views.local_size=16 has no effect: views.local is 0"),
+        (["+optim.momentum=0.8"], "optim.momentum has no effect on optim=adamw"),
+        (["optim=sgd", "+optim.betas=[0.9,0.9]"], "optim.betas has no effect on optim=sgd"),
+    ],
+)
+def test_a_key_that_changes_nothing_is_an_error(words, message):
+    with pytest.raises(UserError, match=message):
+        keys.check_effects(compose("train", words))
+
+
+def test_every_recipe_has_an_effect():
+    recipes = [file.stem for file in (conf_dir() / "experiment").glob("*.yaml")]
+    for words in [[], *([f"experiment={name}"] for name in recipes), ["scale=absolute"]]:
+        keys.check_effects(compose("train", words))

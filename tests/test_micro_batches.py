@@ -146,7 +146,7 @@ def test_the_command_line_trains_on_pieces_and_the_teacher_moves_once_per_batch(
     monkeypatch.setattr(
         EMATeacher, "update", lambda self, *a: moves.append(a[1]) or update(self, *a)
     )
-    train(compose("objective.global_batch=32", "trainer.max_epochs=2", "evaluation.test=false"))
+    train(compose("method.global_batch=32", "trainer.max_epochs=2", "evaluation.test=false"))
     assert moves == [0, 1, 2, 3]  # 64 images, 2 epochs of 2 batches of 32
 
 
@@ -154,5 +154,5 @@ def test_the_command_line_trains_on_pieces_and_the_teacher_moves_once_per_batch(
 def test_a_global_batch_that_is_no_multiple_of_the_micro_batch_is_refused(compose, global_batch):
     from pnp.cli.train import train
 
-    with pytest.raises(UserError, match=rf"objective\.global_batch={global_batch} must be a mult"):
-        train(compose(f"objective.global_batch={global_batch}"))
+    with pytest.raises(UserError, match=rf"method\.global_batch={global_batch} must be a mult"):
+        train(compose(f"method.global_batch={global_batch}"))

@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(compose, tmp_
         ("seed=0", 6),
         ("trainer.accumulate_grad_batches=2", 1),  # 2 steps an epoch
         ("trainer.accumulate_grad_batches=2", 2),
-        ("objective.global_batch=32", 1),
+        ("method.global_batch=32", 1),
     ],
 )
 def test_a_resumed_run_equals_an_unbroken_one(compose, tmp_path, stop_at, options, step):

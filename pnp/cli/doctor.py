@@ -12,7 +12,7 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     """Run every check on a composed `conf/train.yaml`.
 
     Returns:
-        The checks (`pnp.runs.checks.Check`), and milliseconds per step by part.
+        The checks (`pnp.runs.checks.Check`), and milliseconds per batch by part.
 
     Raises:
         UserError: the configuration itself cannot work.
@@ -20,22 +20,16 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     import torch
     from rich.console import Console
 
+    from pnp import keys
     from pnp.runs import checks
     from pnp.runs.config import plain
-    from pnp.runs.parts import hardware, ignore_known_warnings, parts, quieten
+    from pnp.runs.parts import ignore_known_warnings, parts, quieten
 
     quieten()
-    config = {key: value for key, value in plain(cfg).items() if key != "hydra"}
+    config = {key: value for key, value in keys.upgrade(plain(cfg)).items() if key != "hydra"}
+    keys.check_effects(config)
     config["choices"] = {}
-    accelerator, precision = hardware(
-        config["trainer"]["accelerator"], config["trainer"]["precision"]
-    )
-    device = torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)
-
-    def autocast() -> Any:
-        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
-
-    console, found = Console(stderr=True), []
+    console, results = Console(stderr=True), []
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),
@@ -44,28 +38,23 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
         ignore_known_warnings()
         torch.manual_seed(config["seed"])
         data, module, _ = parts(config)
-        z = module.student.projector(module.student.backbone(torch.zeros(2, *_shape(data))))
-        dims = module.student.outputs(z[None]).shape[-1]
+        student, shape = module.student, (data.channels, data.size, data.size)
+        z = student.projector(student.backbone(torch.zeros(2, *shape)))
+        dims = student.outputs(z[None]).shape[-1]
         views = module.views.count + module.views.local
         objective = partial(checks.objective_of, config)
         work = {
             "views": partial(checks.views_like_torchvision, data.channels, data.size),
             "micro-batches": partial(checks.same_in_pieces, module, data.channels, data.size),
-            "ranks": partial(
-                checks.same_over_ranks, objective, views, dims, module.student.normalize
-            ),
+            "ranks": partial(checks.same_over_ranks, objective, views, dims, student.normalize),
             "resumption": partial(checks.resumes, config, Path(folder)),
         }
         for name, check in work.items():
             status.update(f"checking {name}")
-            found.append(check())
+            results.append(check())
         status.update("timing the first steps")
-        finite, clock = checks.finite_and_timed(data, module, device, autocast)
-    return [*found, finite], clock
-
-
-def _shape(data: Any) -> tuple[int, int, int]:
-    return data.channels, data.size, data.size
+        finite, times = checks.finite_and_timed(config, Path(folder))
+    return [*results, finite], times
 
 
 def run(cfg: Any) -> None:
@@ -73,20 +62,20 @@ def run(cfg: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found, clock = examine(cfg)
+    results, spent = examine(cfg)
     table = Table("check", "", "error", "limit", "")
-    for check in found:
+    for check in results:
         mark = "[green]passed[/]" if check.passed else "[bold red]FAILED[/]"
         table.add_row(check.name, mark, f"{check.error:.1e}", f"{check.limit:.0e}", check.note)
     Console().print(table)
-    speed = clock.pop("images per second")
-    whole = sum(clock.values())
-    times = Table("part of a step", "ms", "share")
-    for part, spent in clock.items():
-        times.add_row(part, f"{spent:.1f}", f"{spent / whole:.0%}")
+    speed = spent.pop("images per second")
+    total = sum(spent.values())
+    times = Table("part of the step", "ms", "share")
+    for part, ms in spent.items():
+        times.add_row(part, f"{ms:.1f}", f"{ms / total:.0%}")
     Console().print(times)
     print(f"{speed:,.0f} images per second, parts one after another")
-    if not all(check.passed for check in found):
+    if not all(check.passed for check in results):
         sys.exit(1)
 
 

@@ -21,15 +21,17 @@ def train(cfg: Any, callbacks: Sequence["Callback"] = ()) -> dict[str, float]:
         UserError: anything about the input that cannot work.
         pnp.signals.Interrupted: stopped by a signal (Ctrl-C, SIGTERM, …); the state is saved.
     """
+    from pnp import keys
     from pnp.runs import directory, processes
     from pnp.runs.config import plain
     from pnp.runs.jobs import claim
     from pnp.runs.training import fit
 
     provenance = directory.provenance()
-    config = plain(cfg) | {"choices": directory.choices()}
+    config = keys.upgrade(plain(cfg)) | {"choices": directory.choices()}
     processes.check(config["trainer"], directory.in_multirun())
     processes.end_with_parent()
+    keys.check_effects(config)
     job = claim(directory.run_directory(cfg), config)
     if job.metrics is not None:
         print(f"already finished: {job.folder}")

@@ -264,7 +264,7 @@ class DataModule(L.LightningDataModule):
         step = self.batch_size * world_size()
         if self.global_batch < step or self.global_batch % step:
             raise UserError(
-                f"objective.global_batch={self.global_batch} must be a multiple of "
+                f"method.global_batch={self.global_batch} must be a multiple of "
                 f"data.batch_size={self.batch_size} times {world_size()} process(es)."
             )
         return self.global_batch // world_size()

@@ -1,4 +1,4 @@
-"""What `pnp-doctor` checks: exactness across ranks, micro-batches and resumption; views; speed."""
+"""Checks of `pnp-doctor`: exactness over ranks, micro-batches and resumption; views; speed."""
 
 import copy
 import tempfile
@@ -6,31 +6,43 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning.pytorch.profilers import Profiler
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from pnp.data import Batch
-from pnp.distributed import average_gradients
+from pnp.distributed import average_gradients, gloo_group
 from pnp.geometry import unit
+from pnp.runs.config import build
+from pnp.runs.parts import build_trainer, parts
 from pnp.views import color, resample
 
 PROCESSES = 2
 IMAGES = 24
 STEPS = 4
+# Parts of a step: the end of the name that Lightning or `finite_and_timed` gives an action -> part.
+PARTS = {
+    "train_dataloader_next": "data",
+    "views": "views",
+    "student": "student",
+    "teacher": "teacher",
+    "objective": "objective",
+    ".training_step": "rest and logging",
+    ".backward": "backward",
+    ".optimizer_step": "optimizer",
+}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's table; `error` is relative unless the note says otherwise."""
+    """A line of the doctor's table; `error` is relative unless the note says otherwise."""
 
     name: str
     passed: bool
@@ -40,49 +52,43 @@ class Check:
 
 
 def objective_of(config: Mapping[str, Any]) -> nn.Module:
-    """The objective of a plain config, without the key that belongs to the training loop."""
-    from pnp.runs.config import build
-
-    options = {key: value for key, value in config["objective"].items() if key != "global_batch"}
-    return build(options, "objective")
+    """Build the objective of a plain config; importable, for other processes."""
+    return build(config["objective"], "objective")
 
 
 def same_over_ranks(
     make: Callable[[], nn.Module], views: int, dims: int, normalize: bool = True
 ) -> Check:
-    """Loss and gradient of 2 processes, with equal and with different shares, against one's.
+    """Compare loss and gradient of 2 processes, with equal and unequal shares, with those of one.
 
     Args:
         make: the objective; importable, since other processes call it.
-        views: of every image.
-        dims: of the outputs that it compares.
-        normalize: whether these are unit vectors.
+        views: number of views of every image.
+        dims: dimensions of the outputs that it compares.
+        normalize: compare unit vectors.
     """
     shares = ([IMAGES // 2] * 2, [IMAGES // 3, IMAGES - IMAGES // 3])
     setting = (make, views, dims, normalize)
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, (folder, shares, setting), nprocs=PROCESSES)  # pyright: ignore[reportPrivateImportUsage]
-        found = [torch.load(f"{folder}/{i}.pt", weights_only=True) for i in range(PROCESSES)]
+        results = [torch.load(f"{folder}/{i}.pt", weights_only=True) for i in range(PROCESSES)]
     loss, gradient = _step(make, views, dims, normalize, slice(None))
     error = 0.0
     for number in range(len(shares)):
-        mean = torch.stack([ranks[number][0] for ranks in found]).mean()
+        mean = torch.stack([ranks[number][0] for ranks in results]).mean()
         error = max(error, _off(mean, loss))
-        error = max(error, *(_off(ranks[number][1], gradient) for ranks in found))
+        error = max(error, *(_off(ranks[number][1], gradient) for ranks in results))
     note = f"{PROCESSES} processes, {IMAGES} images, equal and unequal shares; without BatchNorm"
     return Check("ranks ≡ one process", error <= 1e-10, error, 1e-10, note)
 
 
 def _rank(index: int, folder: str, shares: Any, setting: Any) -> None:
     torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=index, world_size=PROCESSES)
     cuts = [slice(sum(share[:index]), sum(share[: index + 1])) for share in shares]
     make, views, dims, normalize = setting
-    steps = [_step(make, views, dims, normalize, mine) for mine in cuts]
-    torch.save(steps, f"{folder}/{index}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    with gloo_group(f"{folder}/store", index, PROCESSES):
+        steps = [_step(make, views, dims, normalize, mine) for mine in cuts]
+        torch.save(steps, f"{folder}/{index}.pt")
 
 
 def _step(
@@ -101,7 +107,7 @@ def _step(
 
 
 def same_in_pieces(module: Any, channels: int, size: int) -> Check:
-    """The gradient of a batch in micro-batches against that of the batch whole, in float64.
+    """Compare the gradient of a batch in micro-batches with that of the whole batch, in float64.
 
     Args:
         module: the user's `SelfSupervised`, not yet trained; it is not changed.
@@ -109,7 +115,7 @@ def same_in_pieces(module: Any, channels: int, size: int) -> Check:
         size: of the images.
     """
     module = copy.deepcopy(module).cpu().double()
-    module.objective.eval()  # queues and centres stay where they are
+    module.objective.eval()  # centres stay where they are
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()
@@ -151,15 +157,12 @@ class _Still:
 
 
 def resumes(config: dict[str, Any], folder: Path) -> Check:
-    """A run stopped half-way and resumed against the same run unbroken: everything it saves."""
-    config = copy.deepcopy(config)
+    """Compare everything that a run saves with a run that was stopped half-way and resumed."""
+    config = _short(config, STEPS)
     batch = max(2, min(config["data"]["batch_size"], 16))
     config["data"] |= {"batch_size": batch}
-    config["objective"] = {**config["objective"], "global_batch": None}
-    config["trainer"] |= {"max_steps": STEPS, "max_epochs": -1, "accumulate_grad_batches": 1}
-    config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    config["trainer"].pop("sync_batchnorm", None)
-    config["callbacks"], config["wandb"] = {}, None
+    config["method"] |= {"global_batch": None}
+    config["trainer"] |= {"accumulate_grad_batches": 1}
     whole = _trained(config, folder, None, None)
     _trained(config, folder, STEPS // 2, None)
     again = _trained(config, folder, None, folder / "half.ckpt")
@@ -187,9 +190,7 @@ class _Half(L.Callback):
 def _trained(
     config: dict[str, Any], folder: Path, stop: int | None, start: Path | None
 ) -> dict[str, Any]:
-    """What the run has saved at its end; empty if it was stopped."""
-    from pnp.runs.parts import build_trainer, parts
-
+    """The state that the run saves at its end; empty if it was stopped."""
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, _ = parts(config)
     trainer = build_trainer(config, folder)
@@ -208,9 +209,8 @@ def _differs(one: Any, two: Any, where: str = "") -> tuple[float, str]:
         error = float((one.double() - two.double()).abs().max()) if one.numel() else 0.0
         return error, f"{where} differs" if error else ""
     if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
-        # Seconds and versions are no state.
-        found = [_differs(one[k], two[k], f"{where}.{k}".lstrip(".")) for k in one]
-        return max(found, default=(0.0, ""))
+        differences = [_differs(one[k], two[k], f"{where}.{k}".lstrip(".")) for k in one]
+        return max(differences, default=(0.0, ""))
     if isinstance(one, list | tuple) and isinstance(two, list | tuple) and len(one) == len(two):
         pairs = enumerate(zip(one, two, strict=True))
         return max((_differs(a, b, f"{where}[{i}]") for i, (a, b) in pairs), default=(0.0, ""))
@@ -218,7 +218,7 @@ def _differs(one: Any, two: Any, where: str = "") -> tuple[float, str]:
 
 
 def views_like_torchvision(channels: int, size: int) -> Check:
-    """Batched crops, flips and hue against torchvision's, image by image; the error is absolute."""
+    """Compare crops, flips and hue with torchvision's, image by image; the error is absolute."""
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, channels, size, size), dtype=torch.uint8, generator=draws)
     boxes = resample.crop_boxes(16, size, size, (0.2, 1.0), (0.75, 4 / 3), draws)
@@ -242,66 +242,122 @@ def views_like_torchvision(channels: int, size: int) -> Check:
     return Check("views ≡ torchvision", error <= 1.0, error, 1.0, note)
 
 
+class _Clock(Profiler):
+    """Seconds of each part of a step, without those of the parts inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = {}
+        self.stack: list[str] = []
+        self.since = 0.0
+
+    def start(self, action_name: str) -> None:
+        """Pause the surrounding part."""
+        self._charge(action_name)
+        self.stack.append(action_name)
+
+    def stop(self, action_name: str) -> None:
+        """Go on with the surrounding part."""
+        self._charge(action_name)
+        self.stack.pop()
+
+    def summary(self) -> str:
+        """Nothing: the doctor makes its own table."""
+        return ""
+
+    def _charge(self, action_name: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self.stack:
+            part = next((PARTS[key] for key in PARTS if self.stack[-1].endswith(key)), "other")
+            self.seconds[part] = self.seconds.get(part, 0.0) + now - self.since
+        self.since = now
+
+
+class _Timed(nn.Module):
+    def __init__(self, part: str, inner: nn.Module, clock: _Clock) -> None:
+        super().__init__()
+        self.part, self.inner, self.clock = part, inner, clock
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        with self.clock.profile(self.part):
+            return self.inner(*args, **keywords)
+
+
+class _Finite(L.Callback):
+    """Name the first term that is not finite; forget the times of the first step, a warm-up."""
+
+    def __init__(self, clock: _Clock, seconds: float) -> None:
+        self.clock, self.deadline = clock, time.perf_counter() + seconds
+        self.steps, self.fault, self.bad_gradient = 0, "", False
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
+        self.bad_gradient = not bool(_flat(pl_module).isfinite().all())
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        bad = [name for name, term in outputs["terms"].items() if not bool(term.isfinite())]
+        bad += ["the gradient"] if self.bad_gradient and not bad else []
+        self.fault = self.fault or (f"step {self.steps}: {', '.join(bad)}" if bad else "")
+        self.steps += 1
+        if self.steps == 1:
+            self.clock.seconds.clear()
+        trainer.should_stop = self.steps >= 3 and time.perf_counter() > self.deadline
+
+
 def finite_and_timed(
-    data: Any, module: Any, device: torch.device, autocast: Callable[[], Any], seconds: float = 15.0
+    config: dict[str, Any], folder: Path, seconds: float = 15.0
 ) -> tuple[Check, dict[str, float]]:
-    """First steps on the real data: are loss and gradients finite, and what takes the time?
+    """Train some steps as pnp-train does: are losses and gradients finite, what takes the time?
+
+    Args:
+        config: plain configuration.
+        folder: for the files of the run.
+        seconds: after which no further step starts.
 
     Returns:
-        The check, and milliseconds per step by part, with `images per second`.
+        The check, and milliseconds per batch by part, with `images per second`.
     """
-    module = module.to(device)
-    optimizer, _ = module.optim.build(
-        module.student, global_batch=data.batch_size, total_steps=100, steps_per_epoch=100
-    )
-    clock: dict[str, float] = {}
+    config = _short(config, 12)
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    data, module, _ = parts(config)
+    clock, encode = _Clock(), module.encode
+    augment = module.augment
 
-    def timed(part: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        result = work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        clock[part] = clock.get(part, 0.0) + time.perf_counter() - start
-        return result
+    def timed_augment(*args: Any) -> Any:
+        with clock.profile("views"):
+            return augment(*args)
 
-    worst, steps, deadline = "", 0, time.perf_counter() + seconds
-    batches = iter(data.train_dataloader())
-    draws = torch.Generator(device).manual_seed(0)
-    while steps < 12 and (steps < 3 or time.perf_counter() < deadline):
-        batch = timed("data", partial(next, batches, None))
-        if batch is None:
-            break
-        images = batch.images.to(device)
-        views = [timed("views", partial(module.views, images, draws))]
-        with autocast():
-            _, z = timed("student", partial(module.encode, module.student, views))
-            outputs = module.student.outputs(z)
-            targets = outputs.detach()[: len(views[0])]
-            if module.teacher is not None:
-                with torch.no_grad():
-                    network = module.teacher.network
-                    _, t = timed("teacher", partial(module.encode, network, views))
-                    targets = network.outputs(t)
-            elif module.kind == "stop_gradient":
-                targets = z.detach()
-            terms = timed("objective", partial(module.objective, outputs, targets, epoch=0.0))
-        bad = [name for name, term in terms.items() if not bool(term.isfinite())]
-        timed("backward", terms["loss"].backward)
-        if not bad and not bool(_flat(module.student).isfinite().all()):
-            bad = ["the gradient"]
-        worst = worst or (f"step {steps}: {', '.join(bad)}" if bad else "")
-        timed("optimizer", optimizer.step)
-        optimizer.zero_grad()
-        if module.teacher is not None:
-            timed("optimizer", partial(module.teacher.update, module.student, steps, 100))
-        steps += 1
-        if steps == 1:
-            clock.clear()  # the first step warms up
-    counted = max(1, steps - 1)
-    parts = {part: 1000 * spent / counted for part, spent in clock.items()}
-    parts["images per second"] = 1000 * data.batch_size / max(1e-9, sum(parts.values()))
-    note = worst or f"{steps} steps of {data.batch_size} images on {device}"
-    return Check("first steps finite", not worst, float(bool(worst)), 0.0, note), parts
+    def timed_encode(network: nn.Module, views: Any) -> Any:
+        with clock.profile("student" if network is module.student else "teacher"):
+            return encode(network, views)  # pyright: ignore[reportArgumentType]
+
+    module.augment, module.encode = timed_augment, timed_encode
+    module.objective = _Timed("objective", module.objective, clock)
+    trainer = build_trainer(config, folder)
+    watch = _Finite(clock, seconds)
+    trainer.profiler, trainer.callbacks[:] = clock, [watch]  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.fit(module, datamodule=data)
+    count, images = max(1, watch.steps - 1), data.loader_batch
+    times = {part: 1000 * clock.seconds.get(part, 0.0) / count for part in PARTS.values()}
+    times["images per second"] = 1000 * images / max(1e-9, sum(times.values()))
+    note = watch.fault or f"{watch.steps} batches of {images} images on {module.device}"
+    fault = bool(watch.fault)
+    return Check("first steps finite", not fault, float(fault), 0.0, note), times
+
+
+def _short(config: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The configuration for `steps` optimizer steps of one process, without callbacks."""
+    config = copy.deepcopy(config)
+    config["trainer"] |= {"max_steps": steps, "max_epochs": -1}
+    config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    config["trainer"].pop("sync_batchnorm", None)
+    config["callbacks"], config["wandb"] = {}, None
+    return config
 
 
 def _flat(module: nn.Module) -> Tensor:

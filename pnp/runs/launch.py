@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from pnp.errors import UserError
+from pnp.keys import renamed
 from pnp.runs.directory import is_multirun
 from pnp.runs.jobs import Busy, run_name
 from pnp.signals import STOPPING, Interrupted, Listener, requeue
@@ -44,7 +45,7 @@ def compose(name: str, overrides: Sequence[str], *, as_job: bool = False) -> Any
     from omegaconf import open_dict
 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose(name, list(overrides), return_hydra_config=as_job)
+        cfg = hydra.compose(name, renamed(overrides), return_hydra_config=as_job)
     if not as_job:
         return OmegaConf.to_container(cfg)
     HydraConfig.instance().set_config(cfg)  # it knows the groups that were chosen
@@ -65,6 +66,7 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
     # On a new machine it would announce its font list as if Hydra had something to say.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     task = Task(run)
+    sys.argv[1:] = renamed(sys.argv[1:])
     _check_run_dir(sys.argv[1:])
     status: Any = 0
     try:

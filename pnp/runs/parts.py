@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pnp.errors import UserError, choice, whole
+from pnp.keys import upgrade
 from pnp.results import of_student
 from pnp.runs.config import build, check_call
 
@@ -25,7 +26,8 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
     from pnp.backbones import backbone
     from pnp.networks import head, projector
 
-    method, objective = dict(config["method"]), dict(config["objective"])
+    config = upgrade(config)
+    method = dict(config["method"])
     data = build(config["data"], "data")
     views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
     model = {**config["model"], "in_channels": data.channels, "image_size": data.size}
@@ -35,14 +37,14 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
     check_call(projector, {"dim": net.dim, **mlp}, "model.projector")
     initial = deepcopy(net)
     on_top = method.pop("head", None)
-    data.global_batch = objective.pop("global_batch", None)
+    data.global_batch = method.pop("global_batch", None)
     last = choice("method.channels_last", method["channels_last"], (True, False, "auto"))
     module = build(
         method,
         "method",
         backbone=net,
         projector=projector(net.dim, **mlp),  # pyright: ignore[reportArgumentType]
-        objective=build(objective, "objective"),
+        objective=build(config["objective"], "objective"),
         views=views,
         optim=build(config["optim"], "optim"),
         head=None if on_top is None else head(dim=mlp["out"], **on_top),
