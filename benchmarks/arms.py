@@ -237,8 +237,8 @@ def profile(spec: Spec) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pnp.runs.checks import finite_and_timed
     from pnp.runs.parts import parts
+    from pnp.runs.timing import finite_and_timed
 
     data, module, _ = parts(configuration(spec))
     module.to(spec.device)

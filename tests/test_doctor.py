@@ -10,7 +10,7 @@ from torch import nn
 from pnp.data.loader import Loader
 from pnp.method import SelfSupervised
 from pnp.objectives import PNP
-from pnp.runs import checks
+from pnp.runs import checks, timing
 from pnp.runs.config import plain
 from pnp.runs.parts import parts
 from pnp.views import color, resample
@@ -89,7 +89,7 @@ def test_views_that_are_off_fail_against_torchvision(monkeypatch, broken):
 
 def test_a_term_that_is_not_finite_is_named(compose, tmp_path, monkeypatch):
     config = plain(compose("views.local=1"))
-    check, times = checks.finite_and_timed(config, tmp_path)
+    check, times = timing.finite_and_timed(config, tmp_path)
     assert check.passed
     assert all(spent > 0 for spent in times.values())
     original = PNP.forward
@@ -99,6 +99,6 @@ def test_a_term_that_is_not_finite_is_named(compose, tmp_path, monkeypatch):
         return out | {"variance": out["variance"] * float("nan")}
 
     monkeypatch.setattr(PNP, "forward", poisoned)
-    check, _ = checks.finite_and_timed(config, tmp_path)
+    check, _ = timing.finite_and_timed(config, tmp_path)
     assert not check.passed
     assert "step 0: variance" in check.note

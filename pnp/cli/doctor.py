@@ -21,7 +21,7 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     from rich.console import Console
 
     from pnp import keys
-    from pnp.runs import checks
+    from pnp.runs import checks, timing
     from pnp.runs.config import plain
     from pnp.runs.parts import ignore_known_warnings, parts, quieten
 
@@ -53,7 +53,7 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
             status.update(f"checking {name}")
             results.append(check())
         status.update("timing the first steps")
-        finite, times = checks.finite_and_timed(config, Path(folder))
+        finite, times = timing.finite_and_timed(config, Path(folder))
     return [*results, finite], times
 
 

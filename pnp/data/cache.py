@@ -3,15 +3,16 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from pnp import locks
 from pnp.data.files import CHUNK, FolderImages, decode_each, unreadable
-from pnp.data.names import ENCODING, ODD
+from pnp.data.names import ENCODING, ODD, Names
 from pnp.distributed import rank
 from pnp.errors import UserError
 from pnp.files import read_json, write_json, write_text
@@ -35,10 +36,37 @@ VERSION = 1  # of the decoding: another number makes new arrays
 VERIFY = 2**30
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArrayImages(FolderImages):
+    """Image files whose pixels are read from a memory-mapped array.
+
+    Args:
+        array: the file of the array.
+        rows: of the images in it.
+    """
+
+    array: Path
+    rows: Int64[Tensor, "n"]
+
+    def subset(self, index: Int64[Tensor, "b"]) -> "ArrayImages":
+        """The images of these numbers, in this order."""
+        return replace(self, names=self.names.take(index), rows=self.rows[index])
+
+    def join(self, others: Sequence[FolderImages]) -> "ArrayImages":
+        """These images, then the others, which are in the same array."""
+        rows = [part.rows for part in (self, *others) if isinstance(part, ArrayImages)]
+        names = Names.join([part.names for part in (self, *others)])
+        return replace(self, names=names, rows=torch.cat(rows))
+
+    def batch(self, index: Int64[Tensor, "b"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Read the images of these numbers."""
+        return torch.from_numpy(_opened(self.array, self.size)[self.rows[index].numpy()])
+
+
 def cached(
     images: FolderImages, folder: Path, *, skip_corrupt: bool
-) -> tuple[FolderImages, Int64[Tensor, "n"]]:
-    """The same images, read from an array that is made when it is not there yet.
+) -> tuple[ArrayImages, Int64[Tensor, "n"]]:
+    """Read the images from an array, which is made if it does not exist.
 
     The array is named by a hash of the size and of every file's name, length and time: a folder
     that changes gets a new one. Making it can be stopped and goes on where it was; a process that
@@ -81,12 +109,8 @@ def cached(
         good = torch.ones(len(images), dtype=torch.bool)
         good[list(bad)] = False
         kept = kept[good]
-    return images.in_array(file, kept), kept
-
-
-def read(file: Path, size: int, rows: Int64[Tensor, "b"]) -> Tensor:
-    """These rows (b, 3, size, size) of an array."""
-    return torch.from_numpy(_opened(file, size)[rows.numpy()])
+    names = images.names.take(kept)
+    return ArrayImages(images.root, names, images.size, array=file, rows=kept), kept
 
 
 @lru_cache(maxsize=16)

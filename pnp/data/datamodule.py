@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pnp.cpu import cores
 from pnp.data import ambiguous, datasets, folder
+from pnp.data.cache import ArrayImages
 from pnp.data.files import FolderImages, load, readable
 from pnp.data.imageset import ImageSet, concatenate, resize
 from pnp.data.loader import Loader, batches_per_epoch
@@ -279,7 +280,7 @@ class DataModule(L.LightningDataModule):
             return self._num_workers
         # A worker takes a core from training: with two cores that costs a quarter of the speed, and
         # reading an array in this process costs nothing that shows (benchmarks/RESULTS.md).
-        if device.type == "cpu" and (images.array is not None or cores() <= 2):
+        if device.type == "cpu" and (isinstance(images, ArrayImages) or cores() <= 2):
             return 0
         return max(1, min(8, cores() - 1))
 
@@ -343,7 +344,7 @@ class DataModule(L.LightningDataModule):
         if isinstance(split.images, Tensor):
             size = self._size
             return split if size is None else replace(split, images=resize(split.images, size))
-        if split.images.array is not None:
+        if isinstance(split.images, ArrayImages):
             everything = torch.arange(len(split))
             return replace(split, images=split.images.batch(everything)) if fits else split
         title = f"Reading {split.name}"

@@ -41,27 +41,22 @@ class FolderImages:
         root: the folder that the names are relative to.
         names: of the files, with forward slashes.
         size: side in pixels of the decoded square.
-        array: memory-mapped array that holds them decoded; see `pnp.data.cache`.
-        rows: of the images in `array`.
     """
 
     root: Path
     names: Names
     size: int
-    array: Path | None = None
-    rows: Int64[Tensor, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def subset(self, index: Int64[Tensor, "b"]) -> "FolderImages":
         """The files of these numbers, in this order."""
-        rows = None if self.rows is None else self.rows[index]
-        return replace(self, names=self.names.take(index), rows=rows)
+        return replace(self, names=self.names.take(index))
 
-    def in_array(self, array: Path, kept: Int64[Tensor, "k"]) -> "FolderImages":
-        """The images of these numbers, which are the rows of a memory-mapped array."""
-        return replace(self.subset(kept), array=array, rows=kept)
+    def join(self, others: "Sequence[FolderImages]") -> "FolderImages":
+        """These files, then the others."""
+        return replace(self, names=Names.join([part.names for part in (self, *others)]))
 
     def batch(self, index: Int64[Tensor, "b"]) -> UInt8[Tensor, "b 3 s s"]:
         """Decode the files of these numbers.
@@ -69,10 +64,6 @@ class FolderImages:
         Raises:
             UserError: a file that cannot be decoded; it is named.
         """
-        if self.array is not None and self.rows is not None:
-            from pnp.data.cache import read
-
-            return read(self.array, self.size, self.rows[index])
         chosen = self.subset(index)
         images = torch.empty(len(chosen), 3, self.size, self.size, dtype=torch.uint8)
         for i, result in enumerate(decode_each(chosen.paths(), self.decode)):

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from pnp.data.files import FolderImages
-from pnp.data.names import ENCODING, ODD, Names
+from pnp.data.names import ENCODING, ODD
 from pnp.errors import UserError
 
 PER_IMAGE = ("labels", "eta", "concept", "latent")
@@ -122,9 +122,7 @@ def _join(images: Sequence[Tensor | FolderImages]) -> Tensor | FolderImages:
     files = [part for part in images if isinstance(part, FolderImages)]
     if not files:
         return torch.cat([part for part in images if isinstance(part, Tensor)])
-    names = Names.join([part.names for part in files])
-    rows = [part.rows for part in files if part.rows is not None]
-    return replace(files[0], names=names, rows=torch.cat(rows) if rows else None)
+    return files[0].join(files[1:])
 
 
 def resize(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c s s"]:

@@ -1,8 +1,7 @@
-"""Checks of `pnp-doctor`: exactness over ranks, micro-batches and resumption; views; speed."""
+"""Checks of `pnp-doctor`: exactness over ranks, micro-batches and resumption; views."""
 
 import copy
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 import torch.multiprocessing as mp
-from lightning.pytorch.profilers import Profiler
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
@@ -27,17 +25,6 @@ from pnp.views import color, resample
 PROCESSES = 2
 IMAGES = 24
 STEPS = 4
-# Parts of a step: the end of the name that Lightning or `finite_and_timed` gives an action -> part.
-PARTS = {
-    "train_dataloader_next": "data",
-    "views": "views",
-    "student": "student",
-    "teacher": "teacher",
-    "objective": "objective",
-    ".training_step": "rest and logging",
-    ".backward": "backward",
-    ".optimizer_step": "optimizer",
-}
 
 
 @dataclass(frozen=True)
@@ -137,7 +124,7 @@ def same_in_pieces(module: Any, channels: int, size: int) -> Check:
         module.zero_grad()
         step = module.training_step(Batch(images), 0)
         module.backward(step["loss"])
-        gradients.append(_flat(module.student))
+        gradients.append(flat_gradient(module.student))
     error = _off(gradients[1], gradients[0])
     note = "3 micro-batches of 4, your networks in float64, BatchNorm held still"
     return Check("micro-batches ≡ whole batch", error <= 1e-9, error, 1e-9, note)
@@ -158,7 +145,7 @@ class _Still:
 
 def resumes(config: dict[str, Any], folder: Path) -> Check:
     """Compare everything that a run saves with a run that was stopped half-way and resumed."""
-    config = _short(config, STEPS)
+    config = shortened(config, STEPS)
     batch = max(2, min(config["data"]["batch_size"], 16))
     config["data"] |= {"batch_size": batch}
     config["method"] |= {"global_batch": None}
@@ -242,115 +229,7 @@ def views_like_torchvision(channels: int, size: int) -> Check:
     return Check("views ≡ torchvision", error <= 1.0, error, 1.0, note)
 
 
-class _Clock(Profiler):
-    """Seconds of each part of a step, without those of the parts inside it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: dict[str, float] = {}
-        self.stack: list[str] = []
-        self.since = 0.0
-
-    def start(self, action_name: str) -> None:
-        """Pause the surrounding part."""
-        self._charge(action_name)
-        self.stack.append(action_name)
-
-    def stop(self, action_name: str) -> None:
-        """Go on with the surrounding part."""
-        self._charge(action_name)
-        self.stack.pop()
-
-    def summary(self) -> str:
-        """Nothing: the doctor makes its own table."""
-        return ""
-
-    def _charge(self, action_name: str) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if self.stack:
-            part = next((PARTS[key] for key in PARTS if self.stack[-1].endswith(key)), "other")
-            self.seconds[part] = self.seconds.get(part, 0.0) + now - self.since
-        self.since = now
-
-
-class _Timed(nn.Module):
-    def __init__(self, part: str, inner: nn.Module, clock: _Clock) -> None:
-        super().__init__()
-        self.part, self.inner, self.clock = part, inner, clock
-
-    def forward(self, *args: Any, **keywords: Any) -> Any:
-        with self.clock.profile(self.part):
-            return self.inner(*args, **keywords)
-
-
-class _Finite(L.Callback):
-    """Name the first term that is not finite; forget the times of the first step, a warm-up."""
-
-    def __init__(self, clock: _Clock, seconds: float) -> None:
-        self.clock, self.deadline = clock, time.perf_counter() + seconds
-        self.steps, self.fault, self.bad_gradient = 0, "", False
-
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
-    ) -> None:
-        self.bad_gradient = not bool(_flat(pl_module).isfinite().all())
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
-    ) -> None:
-        bad = [name for name, term in outputs["terms"].items() if not bool(term.isfinite())]
-        bad += ["the gradient"] if self.bad_gradient and not bad else []
-        self.fault = self.fault or (f"step {self.steps}: {', '.join(bad)}" if bad else "")
-        self.steps += 1
-        if self.steps == 1:
-            self.clock.seconds.clear()
-        trainer.should_stop = self.steps >= 3 and time.perf_counter() > self.deadline
-
-
-def finite_and_timed(
-    config: dict[str, Any], folder: Path, seconds: float = 15.0
-) -> tuple[Check, dict[str, float]]:
-    """Train some steps as pnp-train does: are losses and gradients finite, what takes the time?
-
-    Args:
-        config: plain configuration.
-        folder: for the files of the run.
-        seconds: after which no further step starts.
-
-    Returns:
-        The check, and milliseconds per batch by part, with `images per second`.
-    """
-    config = _short(config, 12)
-    L.seed_everything(config["seed"], workers=True, verbose=False)
-    data, module, _ = parts(config)
-    clock, encode = _Clock(), module.encode
-    augment = module.augment
-
-    def timed_augment(*args: Any) -> Any:
-        with clock.profile("views"):
-            return augment(*args)
-
-    def timed_encode(network: nn.Module, views: Any) -> Any:
-        with clock.profile("student" if network is module.student else "teacher"):
-            return encode(network, views)  # pyright: ignore[reportArgumentType]
-
-    module.augment, module.encode = timed_augment, timed_encode
-    module.objective = _Timed("objective", module.objective, clock)
-    trainer = build_trainer(config, folder)
-    watch = _Finite(clock, seconds)
-    trainer.profiler, trainer.callbacks[:] = clock, [watch]  # pyright: ignore[reportAttributeAccessIssue]
-    trainer.fit(module, datamodule=data)
-    count, images = max(1, watch.steps - 1), data.loader_batch
-    times = {part: 1000 * clock.seconds.get(part, 0.0) / count for part in PARTS.values()}
-    times["images per second"] = 1000 * images / max(1e-9, sum(times.values()))
-    note = watch.fault or f"{watch.steps} batches of {images} images on {module.device}"
-    fault = bool(watch.fault)
-    return Check("first steps finite", not fault, float(fault), 0.0, note), times
-
-
-def _short(config: dict[str, Any], steps: int) -> dict[str, Any]:
+def shortened(config: dict[str, Any], steps: int) -> dict[str, Any]:
     """The configuration for `steps` optimizer steps of one process, without callbacks."""
     config = copy.deepcopy(config)
     config["trainer"] |= {"max_steps": steps, "max_epochs": -1}
@@ -360,7 +239,8 @@ def _short(config: dict[str, Any], steps: int) -> dict[str, Any]:
     return config
 
 
-def _flat(module: nn.Module) -> Tensor:
+def flat_gradient(module: nn.Module) -> Tensor:
+    """Concatenate all gradients of a module."""
     grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
     return torch.cat(grads)
 
