@@ -26,9 +26,8 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     from pnp.runs.parts import ignore_known_warnings, parts, quieten
 
     quieten()
-    config = {key: value for key, value in keys.upgrade(plain(cfg)).items() if key != "hydra"}
+    config = keys.upgrade(plain(cfg)) | {"choices": {}}
     keys.check_effects(config)
-    config["choices"] = {}
     console, results = Console(stderr=True), []
     with (
         tempfile.TemporaryDirectory() as folder,
