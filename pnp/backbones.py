@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pnp.errors import UserError
+from pnp.errors import UserError, choice, whole
 
 SMALL_IMAGE = 64
 NAMES = ("small_cnn", "resnet18", "resnet50")
@@ -70,24 +70,17 @@ def backbone(
         UserError: an unknown name or stem, an image too small, or the large stem on images of at
             most 64 px, where it throws away most of the image.
     """
-    if stem not in ("auto", "small", "large"):
-        raise UserError(f"model.stem={stem!r} is unknown; choose auto, small or large.")
+    choice("model.stem", stem, ("auto", "small", "large"))
     if name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"), in_channels, image_size, pretrained)
-    if name not in NAMES:
-        near = get_close_matches(name, NAMES, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"model.name={name!r} is unknown; known: {', '.join(NAMES)}, timm:NAME.{hint}"
-        )
+    choice("model.name", name, (*NAMES, "timm:NAME"))
     if pretrained:
         raise UserError(
             f"model.pretrained=true works with timm models; {name} starts from scratch."
         )
     if name == "small_cnn":
         for key, value in (("width", width), ("depth", depth), ("pool", pool)):
-            if value < 1:
-                raise UserError(f"model.{key}={value} must be at least 1.")
+            whole(f"model.{key}", value)
         if image_size < 1 << depth:
             raise UserError(
                 f"images of {image_size} px are too small for small_cnn with depth {depth}: it "

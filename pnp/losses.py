@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pnp import dispersion
-from pnp.errors import UserError
+from pnp.errors import UserError, choice
 from pnp.geometry import widened
 
 SCALES = ("sphere", "absolute")
@@ -104,7 +104,7 @@ def variance(
         UserError: a wrong shape or scale, or fewer than 2 images.
     """
     _check(z, "variance", (2, 3))
-    _check_scale(scale)
+    choice("scale", scale, SCALES)
     z = widened(z)
     var = z.var(-2)
     if scale == "absolute":
@@ -131,7 +131,7 @@ def covariance(
         UserError: a wrong shape or scale, or fewer than 2 images.
     """
     _check(z, "covariance", (2, 3))
-    _check_scale(scale)
+    choice("scale", scale, SCALES)
     wide = widened(z)
     value = dispersion.covariance(wide if wide.ndim == 3 else wide[None], own)
     return value * z.shape[-1] ** 2 if scale == "sphere" else value
@@ -165,13 +165,5 @@ def repulsion(
         UserError: a wrong shape or kernel, or fewer than 2 images.
     """
     _check(z, "repulsion")
-    if kernel not in KERNELS:
-        raise UserError(
-            f"repulsion kernel {kernel!r} is unknown; choose one of {', '.join(KERNELS)}."
-        )
+    choice("kernel", kernel, KERNELS)
     return dispersion.repulsion(widened(z), kernel, margin, t, beta, own)
-
-
-def _check_scale(scale: str) -> None:
-    if scale not in SCALES:
-        raise UserError(f"scale {scale!r} is unknown; choose one of {', '.join(SCALES)}.")

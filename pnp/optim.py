@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pnp.errors import UserError
+from pnp.errors import UserError, choice, number
 
 
 def cosine(step: int, total: int, start: float, end: float) -> float:
@@ -67,17 +67,14 @@ class Optim:
     final_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise UserError(
-                f"optim.name={self.name!r} is unknown; choose one of {', '.join(NAMES)}."
-            )
-        if not self.lr > 0:
-            raise UserError(f"optim.lr={self.lr} must be above 0.")
+        choice("optim.name", self.name, NAMES)
+        number("optim.lr", self.lr, 0, open_low=True)
         for key in ("weight_decay", "momentum", "warmup_epochs", "final_lr"):
-            if getattr(self, key) < 0:
-                raise UserError(f"optim.{key}={getattr(self, key)} must not be negative.")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            number(f"optim.{key}", getattr(self, key), 0)
+        if len(self.betas) != 2:
             raise UserError(f"optim.betas={list(self.betas)}: give two numbers in [0, 1).")
+        for beta in self.betas:
+            number("optim.betas", beta, 0, 1, open_high=True)
 
     def effective_lr(self, global_batch: int) -> float:
         """Peak learning rate for a global batch of that many images."""

@@ -161,7 +161,7 @@ def test_wrong_shapes_views_scales_and_kernels_are_named():
     z = sphere(1, 4, 3)
     with pytest.raises(UserError, match="at least 2 views"):
         losses.alignment(z, z)
-    with pytest.raises(UserError, match="scale 'cube'"):
+    with pytest.raises(UserError, match="scale=cube"):
         losses.variance(z, scale="cube")
-    with pytest.raises(UserError, match="kernel 'spring'"):
+    with pytest.raises(UserError, match="kernel=spring"):
         losses.repulsion(z, kernel="spring")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pnp.band.scores import clopper_pearson
 from pnp.data import DataModule
 from pnp.distributed import rank
-from pnp.errors import UserError
+from pnp.errors import UserError, choice, number, whole
 from pnp.evaluation.concept_bands import Budgets
 from pnp.evaluation.features import extract, fingerprint, remembered
 from pnp.evaluation.probes import L2_GRID, Space, knn_votes, linear_probe, subset
@@ -73,15 +73,15 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for name in self.references:
-            if name not in ("pixels", "random"):
-                raise UserError(f"evaluation.references={name!r}: choose from pixels, random.")
-        if self.k < 1 or not self.temperature > 0 or not self.l2 or min(self.l2) <= 0:
-            raise UserError(
-                f"evaluation: k={self.k}, temperature={self.temperature} and l2={self.l2} must all "
-                "be above 0."
-            )
-        if not all(0 < fraction < 1 for fraction in self.fractions):
-            raise UserError(f"evaluation.fractions={self.fractions}: shares between 0 and 1.")
+            choice("evaluation.references", name, ("pixels", "random"))
+        whole("evaluation.k", self.k)
+        number("evaluation.temperature", self.temperature, 0, open_low=True)
+        if not self.l2:
+            raise UserError("evaluation.l2=[]: give at least one number above 0.")
+        for strength in self.l2:
+            number("evaluation.l2", strength, 0, open_low=True)
+        for share in self.fractions:
+            number("evaluation.fractions", share, 0, 1, open_low=True, open_high=True)
 
     @property
     def splits(self) -> tuple[str, ...]:

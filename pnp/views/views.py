@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from pnp.errors import UserError
+from pnp.errors import UserError, choice, number, whole
 from pnp.views import color
 from pnp.views.resample import blur, crop_boxes, resample, resize_weights
 
@@ -85,48 +85,46 @@ class Views:
         local_scale: Sequence[float] = (0.1, 0.4),
         local_size: int | None = None,
     ) -> None:
-        self.size = _whole("size", size)
-        self.count = _whole("count", count)
-        self.scale = _range("scale", scale, most=1.0)
-        self.ratio = _range("ratio", ratio)
-        self.flip = _number("flip", flip, 1.0)
-        self.jitter = _number("jitter", jitter, 1.0)
+        self.size = whole("views.size", size)
+        self.count = whole("views.count", count)
+        self.scale = _range("views.scale", scale, most=1.0)
+        self.ratio = _range("views.ratio", ratio)
+        self.flip = number("views.flip", flip, 0, 1.0)
+        self.jitter = number("views.jitter", jitter, 0, 1.0)
         self.strengths = {
-            "brightness": _number("brightness", brightness),
-            "contrast": _number("contrast", contrast),
-            "saturation": _number("saturation", saturation),
+            "brightness": number("views.brightness", brightness, 0),
+            "contrast": number("views.contrast", contrast, 0),
+            "saturation": number("views.saturation", saturation, 0),
         }
-        self.hue = _number("hue", hue, 0.5)
-        self.grayscale = _number("grayscale", grayscale, 1.0)
-        self.blur = _number("blur", blur, 1.0)
-        self.blur_sigma = _range("blur_sigma", blur_sigma)
+        self.hue = number("views.hue", hue, 0, 0.5)
+        self.grayscale = number("views.grayscale", grayscale, 0, 1.0)
+        self.blur = number("views.blur", blur, 0, 1.0)
+        self.blur_sigma = _range("views.blur_sigma", blur_sigma)
         self.blur_kernel = max(3, size // 10 | 1)
         if blur_kernel is not None:
-            self.blur_kernel = _whole("blur_kernel", blur_kernel)
+            self.blur_kernel = whole("views.blur_kernel", blur_kernel)
         if self.blur_kernel % 2 == 0 or (self.blur and self.blur_kernel // 2 >= self.size):
             raise UserError(
-                f"blur_kernel is {self.blur_kernel}; expected an odd number below "
+                f"views.blur_kernel={self.blur_kernel}: give an odd number below "
                 f"2 * size = {2 * self.size}, so that the reflected border lies inside the view"
             )
-        self.solarize = _number("solarize", solarize, 1.0)
-        self.solarize_threshold = _number("solarize_threshold", solarize_threshold, 1.0)
-        if interpolation not in ("bilinear", "bicubic"):
-            raise UserError(f"interpolation is {interpolation!r}; expected 'bilinear' or 'bicubic'")
-        self.interpolation = interpolation
-        self.mean = _per_channel("mean", (0.0,) if mean is None else mean)
-        self.std = _per_channel("std", (1.0,) if std is None else std)
+        self.solarize = number("views.solarize", solarize, 0, 1.0)
+        self.solarize_threshold = number("views.solarize_threshold", solarize_threshold, 0, 1.0)
+        self.interpolation = choice("views.interpolation", interpolation, ("bilinear", "bicubic"))
+        self.mean = _per_channel("views.mean", (0.0,) if mean is None else mean)
+        self.std = _per_channel("views.std", (1.0,) if std is None else std)
         if min(self.std) <= 0:
-            raise UserError(f"std is {list(self.std)}; expected positive numbers")
-        self.local = 0 if local == 0 else _whole("local", local)
+            raise UserError(f"views.std={list(self.std)}: give positive numbers.")
+        self.local = 0 if local == 0 else whole("views.local", local)
         self._crops = copy(self)
         self._crops.count = self.local
-        self._crops.scale = _range("local_scale", local_scale, most=1.0)
+        self._crops.scale = _range("views.local_scale", local_scale, most=1.0)
         self._crops.size = max(8, size // 2)
         if local_size is not None:
-            self._crops.size = _whole("local_size", local_size)
+            self._crops.size = whole("views.local_size", local_size)
         if self.local and self.blur and self.blur_kernel // 2 >= self._crops.size:
             raise UserError(
-                f"local_size is {self._crops.size}; expected more than half of blur_kernel = "
+                f"views.local_size={self._crops.size}: give more than half of views.blur_kernel = "
                 f"{self.blur_kernel}"
             )
 
@@ -287,32 +285,19 @@ def _numbers(name: str, values: object) -> tuple[float, ...]:
     if isinstance(values, Iterable) and not isinstance(values, str):
         with suppress(TypeError, ValueError):
             return tuple(float(v) for v in values)
-    raise UserError(f"{name} is {values!r}; expected a list of numbers")
+    raise UserError(f"{name}={values}: give a list of numbers.")
 
 
 def _range(name: str, values: object, most: float = math.inf) -> tuple[float, float]:
     numbers = _numbers(name, values)
     if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] <= most or numbers[1] == math.inf:
         limit = "" if most == math.inf else f" <= {most:g}"
-        raise UserError(f"{name} is {values}; expected [low, high] with 0 < low <= high{limit}")
+        raise UserError(f"{name}={values}: give [low, high] with 0 < low <= high{limit}.")
     return numbers[0], numbers[1]
 
 
 def _per_channel(name: str, values: object) -> tuple[float, ...]:
     numbers = _numbers(name, values)
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{name} is {values}; expected one finite number, or one per channel (3)")
+        raise UserError(f"{name}={values}: give one finite number, or one per channel (3).")
     return numbers
-
-
-def _number(name: str, value: object, most: float = math.inf) -> float:
-    if not isinstance(value, int | float) or not 0 <= value <= most or value == math.inf:
-        expected = "a number >= 0" if most == math.inf else f"a number in [0, {most:g}]"
-        raise UserError(f"{name} is {value!r}; expected {expected}")
-    return float(value)
-
-
-def _whole(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name} is {value!r}; expected a whole number >= 1")
-    return value
