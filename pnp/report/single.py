@@ -197,7 +197,7 @@ def pictures(folder: Path) -> list[Picture]:
             raise UserError(f"cannot read {files[stem]}: {error.strerror}") from error
         uri = f"data:{MIME[files[stem].suffix]};base64,{base64.b64encode(content).decode()}"
         caption = str(captions.get(stem, stem.replace("_", " ").capitalize()))
-        shown.append(Picture(uri, caption, _aspect(files[stem], content) > 1.7))
+        shown.append(Picture(uri, caption, _aspect(files[stem], content) > 2))
     return shown
 
 
