@@ -83,7 +83,10 @@ def section(file: Path, anchor: str) -> str:
 
 def reference() -> str:
     """Every group, option and key of `conf/`, in markdown."""
-    commands = [f"## pnp-{file.stem}\n\n{option(file)}" for file in sorted(CONF.glob("*.yaml"))]
+    commands = [
+        f"## pnp-{file.stem.replace('_', ' ')}\n\n{option(file)}"
+        for file in sorted(CONF.glob("*.yaml"))
+    ]
     groups = [
         f"## {folder.name}\n\n"
         + "\n\n".join(

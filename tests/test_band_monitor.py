@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pnp.band.monitor import monitor
-from pnp.band.plan import plan
+from pnp.band.monitoring import monitor
+from pnp.band.planning import plan
 from pnp.band.thresholds import ThreeWayThreshold
 from pnp.errors import UserError
 

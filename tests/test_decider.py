@@ -70,16 +70,16 @@ def answers_of(folder):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """An export, labelled pictures, and a decider fitted to them; not to be changed."""
-    folder = tmp_path_factory.mktemp("made")
+    return write_decider(tmp_path_factory.mktemp("made"))
+
+
+def write_decider(folder, images="images", out="decider"):
+    """An export, labelled pictures and a decider below a folder."""
     save(encoder(), folder / "export", {**MODEL, "stem": "auto", "pool": 2}, {}, "")
-    write_labels(folder / "labels.csv", pictures(folder / "images"))
-    budgets = ("max_fp=.1", "max_fn=.1", f"out={folder / 'decider'}")
-    command("fit", f"encoder={folder / 'export'}", *own(folder), *budgets)
+    labels = write_labels(folder / "labels.csv", pictures(folder / images))
+    where = (f"labels={labels}", f"images={folder / images}", f"out={folder / out}")
+    command("fit", f"encoder={folder / 'export'}", *where, "max_fp=.1", "max_fn=.1")
     return folder
-
-
-def own(folder):
-    return f"labels={folder / 'labels.csv'}", f"images={folder / 'images'}"
 
 
 def refit(made, tmp_path, *more, labels=None, images=None, **budgets):

@@ -27,7 +27,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 TRAINERS = ("pnp-train", "pnp-doctor")
-OURS = (*TRAINERS, "pnp-evaluate", "pnp-export", "pnp-tune", "pnp-report", "make")
+OURS = (*TRAINERS, "pnp-evaluate", "pnp-export", "pnp-decide", "pnp-tune", "pnp-report", "make")
 
 
 class Block(NamedTuple):
@@ -132,6 +132,8 @@ def check_command(words: list[str]) -> None:
         parser().parse_args(rest)
     elif program == "pnp-tune":
         check_tune(rest)
+    elif program == "pnp-decide":
+        check_hydra(f"decide_{rest[0]}", rest[1:])
     elif program in ("pnp-evaluate", "pnp-export"):
         check_hydra(program.removeprefix("pnp-"), rest)
     else:
@@ -279,6 +281,10 @@ def test_the_python_of_a_page_runs_in_its_order(name, added, tmp_path, monkeypat
             "TIMM": {"name": "timm:test_vit"},
         }.items():
             untrained(tmp_path / "runs" / folder, **options)
+    if name == "decider.md":
+        from test_decider import write_decider
+
+        write_decider(tmp_path, images="NEW", out="DECIDER")
     names: dict[str, object] = {}
     for block in blocks(page(name), "python"):
         if block.title:

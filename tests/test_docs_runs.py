@@ -1,6 +1,8 @@
 """Commands of the documentation, run as they stand with overrides that make them tiny."""
 
+import csv
 import shlex
+import shutil
 from importlib import import_module
 
 import pytest
@@ -14,6 +16,7 @@ from test_docs import blocks, lines, page
 from tiny_data import write_fashion_mnist
 
 import pnp
+from pnp.cli import decide
 from pnp.cli.train import train
 from pnp.runs.launch import conf_dir
 
@@ -92,3 +95,37 @@ def test_the_method_that_a_page_adds_trains(do, added, tmp_path):
     tiny = (*TINY, *ONCE, "data=ambiguous", *search)
     metrics = do("add_a_method.md", "pnp-train method=simclr objective=dcl", *tiny)
     assert "test/knn/student" in metrics
+
+
+def test_the_way_from_images_to_a_decider_runs_as_its_page_says(do, tmp_path, capsys):
+    from test_decider import pictures, write_labels
+
+    sets = {"UNLABELLED": (60, 0), "FOLDER": (200, 1), "NEW": (80, 2), "POOL": (160, 3)}
+    rows = {name: pictures(tmp_path / name, n, s, 32) for name, (n, s) in sets.items()}
+    pool = {f"pool-{name}": answer for name, answer in rows["POOL"]}
+    for name in rows["POOL"]:
+        (tmp_path / "POOL" / name[0]).rename(tmp_path / "POOL" / f"pool-{name[0]}")
+    write_labels(tmp_path / "labels.csv", rows["FOLDER"])
+    write_labels(tmp_path / "later.csv", rows["NEW"])
+    tiny = (*BOTH, *ONCE[1:], "trainer.max_steps=2", "model.width=4", "data.batch_size=8")
+    do("decider.md", "pnp-train data=image_folder", *tiny, "data.validation=8")
+    ran = []
+    for block in blocks(page("decider.md"), "bash"):
+        for words in [] if block.why else lines(block.text):
+            if words[0] != "pnp-decide":
+                continue
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                cfg = hydra_compose(f"decide_{words[1]}", words[2:])
+            getattr(decide, words[1])(cfg)
+            ran.append(words[1])
+            if words[1] == "label":  # somebody fills in the labels, and copies the images
+                with (tmp_path / "LABEL" / "to_label.csv").open(newline="") as file:
+                    listed = list(csv.DictReader(file))
+                done = [(row["file"], pool[row["file"]], row["part"]) for row in listed]
+                write_labels(tmp_path / "LABEL" / "to_label.csv", done, ("file", "label", "part"))
+                for row in listed:
+                    shutil.copy(tmp_path / "POOL" / row["file"], tmp_path / "FOLDER")
+    assert ran == ["plan", "fit", "apply", "check", "label", "fit"]
+    said = capsys.readouterr().out
+    assert "80 images answered" in said
+    assert (tmp_path / "ANSWERS" / "answers.html").is_file()

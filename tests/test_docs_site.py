@@ -123,7 +123,7 @@ def test_every_key_and_comment_of_a_config_is_in_the_reference(reference, file):
     html, plain = reference
     text = file.read_text(encoding="utf-8")
     top = file.parent == conf_dir()
-    name = f"pnp-{file.stem}" if top else f"{file.parent.name}={file.stem}"
+    name = f"pnp-{file.stem.replace('_', ' ')}" if top else f"{file.parent.name}={file.stem}"
     part = re.split(rf'<h[23] id="[^"]*">{name}<', html)[1]
     part = part.partition("<h2" if top else "<h3")[0]
     content = yaml.safe_load(text)

@@ -8,7 +8,9 @@ scikit-learn only.
 from pnp.band.classifier import ThreeWayClassifier
 from pnp.band.concepts import Concept, one_vs_rest, parse_concepts
 from pnp.band.curves import BandCurve, band_curve
+from pnp.band.monitoring import Monitored, monitor
 from pnp.band.oracle import closed_form_band, oracle_band
+from pnp.band.planning import Planned, plan
 from pnp.band.report import BandReport, band_report
 from pnp.band.scores import auroc, clopper_pearson, risk_coverage, score_metrics
 from pnp.band.thresholds import ThreeWayThreshold, allowed_errors, min_calibration_size
@@ -17,6 +19,8 @@ __all__ = [
     "BandCurve",
     "BandReport",
     "Concept",
+    "Monitored",
+    "Planned",
     "ThreeWayClassifier",
     "ThreeWayThreshold",
     "allowed_errors",
@@ -26,9 +30,11 @@ __all__ = [
     "clopper_pearson",
     "closed_form_band",
     "min_calibration_size",
+    "monitor",
     "one_vs_rest",
     "oracle_band",
     "parse_concepts",
+    "plan",
     "risk_coverage",
     "score_metrics",
 ]

@@ -1,7 +1,7 @@
 """`pnp-decide`: fit, apply, label, check and plan deciders: P, ¬P or uncertain for any images."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,6 @@ from pnp.errors import UserError
 
 if TYPE_CHECKING:
     from pnp.decider.decider import Decider
-    from pnp.decider.fit import Part
-    from pnp.export.encoder import Encoder
 
 USAGE = """\
 pnp-decide: P, notP or uncertain for images nobody has seen, within error budgets.
@@ -43,6 +41,7 @@ def fit(cfg: Any) -> Path:
     from pnp.decider import card, folder
     from pnp.decider.fit import Budgets
     from pnp.decider.fit import fit as fit_decider
+    from pnp.runs import encoders
     from pnp.runs.config import plain
 
     config = plain(cfg)
@@ -50,16 +49,19 @@ def fit(cfg: Any) -> Path:
     budgets = Budgets(**{key: config[key] for key in keys})
     out = Path(config["out"] or (Path(config["run"]) / "decider" if config["run"] else "decider"))
     folder.refuse_foreign(out)
-    encoder, options, source, data = _encoder(config)
+    source = encoders.source(config)
     with _bar("features") as advance:
-        if config["labels"] is not None:
-            parts, concept, notes = _own_images(config, encoder, advance)
+        if config["labels"] is None:
+            if config["images"] is not None:
+                raise UserError("images= is given without labels=FILE.csv: what is P among them?")
+            question = encoders.own_classes(source, config["concept"], advance)
         else:
-            parts, concept, notes = _own_classes(config, encoder, source, data, advance)
+            question = encoders.own_images(source, config, _given(config, "images"), advance)
     shares = {key: config[key] for key in ("calibration", "validation", "test")}
-    facts = {"concept": concept, **source, "shares": shares, "version": __version__}
-    decider = fit_decider(encoder, parts, budgets, facts, notes)
-    folder.write(decider, out, options, {"network": source["network"]}, card.write(decider))
+    facts = {"concept": question.concept, **source.facts, "shares": shares, "version": __version__}
+    decider = fit_decider(source.encoder, question.parts, budgets, facts, question.notes)
+    facts = {"network": source.facts["network"]}
+    folder.write(decider, out, source.options, facts, card.write(decider))
     _say_fitted(decider, out)
     return out
 
@@ -132,8 +134,8 @@ def plan(cfg: Any) -> list[Any]:
     """
     import csv
 
-    from pnp.band.plan import Planned
-    from pnp.band.plan import plan as planned
+    from pnp.band.planning import Planned
+    from pnp.band.planning import plan as planned
     from pnp.band.thresholds import min_calibration_size
     from pnp.runs.config import plain
 
@@ -163,158 +165,6 @@ def plan(cfg: Any) -> list[Any]:
         with replacing(Path(config["out"])) as part, part.open("w", newline="") as stream:
             csv.writer(stream).writerows([Planned._fields, *rows])
     return rows
-
-
-def _encoder(config: dict[str, Any]) -> tuple["Encoder", dict[str, Any], dict[str, Any], Any]:
-    """The encoder, what it is built from, where it comes from, and the run's data."""
-    given = [key for key in ("run", "ckpt", "encoder") if config[key]]
-    if len(given) != 1:
-        raise UserError(
-            "give exactly one of run=DIR, ckpt=FILE, encoder=FOLDER or timm:NAME; got "
-            f"{' and '.join(given) or 'none'}."
-        )
-    if config["encoder"]:
-        return *_from_elsewhere(config), None
-    if config["weights"] is not None:
-        raise UserError("weights= goes with encoder=timm:NAME; a run has its own.")
-    return _from_run(config)
-
-
-def _from_run(config: dict[str, Any]) -> tuple["Encoder", dict[str, Any], dict[str, Any], Any]:
-    from pnp.files import read_json
-    from pnp.runs import directory, reopen
-
-    key = "run" if config["run"] else "ckpt"
-    file = directory.find_checkpoint(config[key], key)
-    run = Path(config["run"]) if config["run"] else None
-    opened = reopen.open_run(file)
-    checkpoint, data = opened.checkpoint, opened.data
-    encoder, options, name = reopen.encoder(opened, file, config["network"])
-    identity = read_json(run / "job.json", default={}).get("identity") if run else None
-    dataset = checkpoint["config"]["data"]["dataset"]
-    said = f"the {name}'s {options['name']} of a run on {dataset}"
-    return encoder, options, {
-        "network": name,
-        "encoder": said,
-        "run": identity or (run.resolve().name if run else file.name),
-        "seed": checkpoint["config"]["seed"],
-        "steps": int(checkpoint["global_step"]),
-    }, data  # fmt: skip
-
-
-def _from_elsewhere(config: dict[str, Any]) -> tuple["Encoder", dict[str, Any], dict[str, Any]]:
-    """An export's or a timm model's encoder."""
-    from pnp.export import encoder as exported
-
-    name, weights = str(config["encoder"]), config["weights"]
-    if Path(name).is_dir() or name.startswith("hub:"):
-        if weights is not None:
-            raise UserError("weights= goes with encoder=timm:NAME; an export has its own.")
-        net = exported.load(name)
-        facts = exported.read_config(Path(name)) if Path(name).is_dir() else {}
-        options = facts.get("backbone", {})
-        said = f"{options.get('name')} of an export ({facts.get('network', 'network')})"
-    else:
-        from pnp.decider.timm import encoder_of
-
-        net, options = encoder_of(name.removeprefix("timm:"), weights)
-        said = f"{options['name']}, " + ("weights of a file" if weights else "published weights")
-    return net, options, {"network": "encoder", "encoder": said, "run": None}
-
-
-def _own_images(
-    config: dict[str, Any], encoder: "Encoder", advance: Callable[[int], object]
-) -> tuple[dict[str, "Part"], dict[str, Any], list[str]]:
-    """Parts from a csv of labels."""
-    from pnp.decider.fit import parts_of_folder
-    from pnp.decider.labels import Shares
-
-    labels, images = config["labels"], _given(config, "images")
-    first = Path(labels if isinstance(labels, str) else labels[0])
-    name = first.stem if config["concept"] is None else config["concept"]
-    if not isinstance(name, str):
-        raise UserError(
-            f"concept={name}: with labels= the concept is just a name, concept=cracks; the labels "
-            "say what is P."
-        )
-    shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
-    parts, notes = parts_of_folder(encoder, labels, images, shares, advance)
-    return parts, {"name": name, "meaning": f"label 1 or P in {first.name}"}, notes
-
-
-def _own_classes(
-    config: dict[str, Any],
-    encoder: "Encoder",
-    source: dict[str, Any],
-    data: Any,
-    advance: Callable[[int], object],
-) -> tuple[dict[str, "Part"], dict[str, Any], list[str]]:
-    """Parts from the splits of the run's data."""
-    from pnp.decider.fit import part_of_set
-    from pnp.evaluation.concept_bands import concept_targets
-
-    if data is None:
-        raise UserError("labels= is not set: an encoder without a run has no classes of its own.")
-    if config["images"] is not None:
-        raise UserError("images= is given without labels=FILE.csv: what is P among them?")
-    name, asked = _concept(config["concept"], data)
-    targets = concept_targets(data, asked, seed=source["seed"])
-    parts = {}
-    for split, part in {
-        "train": "head", "validation": "validation", "calibration": "calibration", "test": "test",
-    }.items():  # fmt: skip
-        y, keep = targets.y[split][:, 0] > 0.5, targets.keep[split][:, 0]
-        parts[part] = part_of_set(encoder, data.splits[split], y, keep, advance)
-    notes = []
-    seen = {h for p in ("head", "validation") for h in parts[p].hashes.tolist()}
-    again = sum(h in seen for h in parts["calibration"].hashes.tolist())
-    if again:
-        notes.append(
-            f"repeated: {again:,} of {len(parts['calibration']):,} calibration images are also "
-            "among the head's."
-        )
-    return parts, {"name": targets.names[0], "meaning": _meaning(asked, data, name)}, notes
-
-
-def _concept(given: Any, data: Any) -> tuple[str, Any]:
-    """Name and section `concepts` of the one concept that is asked of a run's classes."""
-    classes = list(data.classes)
-    if given is None and data.splits["train"].concept is not None:
-        return "", None
-    if given is None and len(classes) == 2:
-        given = classes[1]
-    if given is None:
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(classes[:20]))
-        raise UserError(
-            "concept= is not set: name the classes that are P, for instance "
-            "concept='{footwear: [5, 7, 9]}'. "
-            + (f"Classes: {listed}." if classes else "These images have no classes: give labels=.")
-        )
-    if isinstance(given, Mapping):
-        parts = {"positive", "negative", "ambiguous", "ignore"}
-        named = {"concept": dict(given)} if set(given) <= parts else dict(given)
-        if len(named) != 1:
-            raise UserError(
-                f"concept={given}: a decider answers one concept, got {len(named)}. Fit one each."
-            )
-        return next(iter(named)), named
-    chosen = given if isinstance(given, list) else [given]
-    names = [classes[c] if isinstance(c, int) and 0 <= c < len(classes) else str(c) for c in chosen]
-    return "+".join(names), {"+".join(names): chosen}
-
-
-def _meaning(asked: Any, data: Any, name: str) -> str:
-    """The classes that are P, in words."""
-    from pnp.band.concepts import parse_concepts
-
-    if asked is None:
-        return "the concept that comes with the data"
-    concept = parse_concepts(asked, data.classes)[name]
-    words = [str(data.classes[i]) for i in sorted(concept.positive)]
-    flips = [f"{data.classes[i]} with probability {p:g}" for i, p in concept.ambiguous.items()]
-    ignored = [str(data.classes[i]) for i in sorted(concept.ignore)]
-    left = f" (left out: {', '.join(ignored)})" if ignored else ""
-    return ", ".join([*words, *flips]) + left
 
 
 def _say_fitted(decider: "Decider", out: Path) -> None:

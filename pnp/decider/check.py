@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pnp.band.monitor import Monitored, monitor
+from pnp.band.monitoring import Monitored, monitor
 from pnp.decider.apply import judge, shifted
 from pnp.decider.decider import Decider
 from pnp.decider.images import find

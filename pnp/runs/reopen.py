@@ -95,7 +95,7 @@ def from_backbone(config: Mapping[str, Any]) -> Subject:
     return Subject({"network": network}, None, data, views)
 
 
-def load_weights(network: nn.Module, file: Path) -> None:
+def load_weights(network: nn.Module, file: Path, key: str = "state_dict") -> None:
     """Load weights into a backbone, safely; a classifier's last layer may be left over.
 
     Raises:
@@ -110,12 +110,12 @@ def load_weights(network: nn.Module, file: Path) -> None:
             state = torch.load(file, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
     except Exception as error:  # whatever is wrong with the file, this is what the user needs
-        raise UserError(f"state_dict={file} cannot be read: {error}") from error
+        raise UserError(f"{key}={file} cannot be read: {error}") from error
     missing, unexpected = network.load_state_dict(state, strict=False)
     heads = ("fc.", "head.", "classifier.")
     if missing or [key for key in unexpected if not key.startswith(heads)]:
         raise UserError(
-            f"state_dict={file} does not fit {type(network).__name__}: {len(missing)} keys missing "
+            f"{key}={file} does not fit {type(network).__name__}: {len(missing)} keys missing "
             f"({', '.join(missing[:3])}…), {len(unexpected)} unexpected "
             f"({', '.join(unexpected[:3])}…). Strip prefixes such as 'backbone.' from its keys."
         )

@@ -1,0 +1,215 @@
+"""Encoders for deciders, of a run or from elsewhere, and the labelled images to fit them on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pnp import files
+from pnp.backbones import backbone
+from pnp.band.concepts import parse_concepts
+from pnp.data import DataModule
+from pnp.decider.fit import Part, part_of_set, parts_of_folder
+from pnp.decider.labels import Shares
+from pnp.errors import UserError
+from pnp.evaluation.concept_bands import concept_targets
+from pnp.export import encoder as exported
+from pnp.export.encoder import Encoder
+from pnp.runs import directory, reopen
+
+SPLITS = {
+    "train": "head", "validation": "validation", "calibration": "calibration", "test": "test",
+}  # fmt: skip
+PARTS_OF_A_CONCEPT = {"positive", "negative", "ambiguous", "ignore"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder, what its backbone is built from, entries of `decider.json`, and a run's data."""
+
+    encoder: Encoder
+    options: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    data: DataModule | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A concept (name and meaning) with its labelled images by part, and notes on them."""
+
+    concept: Mapping[str, str]
+    parts: Mapping[str, Part]
+    notes: Sequence[str] = ()
+
+
+def source(config: Mapping[str, Any]) -> Source:
+    """The encoder that `conf/decide_fit.yaml` names.
+
+    Raises:
+        UserError: none or more than one is named, or it cannot be loaded.
+    """
+    given = [key for key in ("run", "ckpt", "encoder") if config[key]]
+    if len(given) != 1:
+        raise UserError(
+            "give exactly one of run=DIR, ckpt=FILE, encoder=FOLDER or timm:NAME; got "
+            f"{' and '.join(given) or 'none'}."
+        )
+    name, weights = str(config[given[0]]), config["weights"]
+    if given == ["encoder"] and not Path(name).is_dir():
+        return _of_timm(name.removeprefix("timm:"), weights)
+    if weights is not None:
+        raise UserError("weights= goes with encoder=timm:NAME; a run and an export have their own.")
+    if given == ["encoder"]:
+        facts = exported.read_config(Path(name))
+        words = f"{facts['backbone'].get('name')} of an export ({facts.get('network', 'network')})"
+        entries = {"network": "encoder", "encoder": words, "run": None}
+        return Source(exported.load(name), facts["backbone"], entries)
+    file = directory.find_checkpoint(name, given[0])
+    folder = Path(name) if given == ["run"] else None
+    return of_run(reopen.open_run(file), file, folder, config["network"])
+
+
+def of_run(run: reopen.Run, file: Path, folder: Path | None, network: str | None = None) -> Source:
+    """The encoder of a run, with its data.
+
+    Args:
+        run: the run.
+        file: its checkpoint.
+        folder: the run directory; None for a checkpoint without one.
+        network: student or teacher; None takes the teacher if there is one.
+    """
+    net, options, name = reopen.encoder(run, file, network)
+    config = run.checkpoint["config"]
+    identity = files.read_json(folder / "job.json", dict, {}).get("identity") if folder else None
+    facts = {
+        "network": name,
+        "encoder": f"the {name}'s {options['name']} of a run on {config['data']['dataset']}",
+        "run": identity or (folder.resolve().name if folder else file.name),
+        "seed": config["seed"],
+        "steps": int(run.checkpoint["global_step"]),
+    }
+    return Source(net, options, facts, run.data)
+
+
+def own_images(
+    source: Source,
+    config: Mapping[str, Any],
+    images: str,
+    advance: Callable[[int], object] = lambda done: None,
+) -> Question:
+    """The question that a csv of labels asks of images in a folder.
+
+    Args:
+        source: the encoder.
+        config: `labels`, `concept` and the shares of `conf/decide_fit.yaml`.
+        images: the folder.
+        advance: called with the number of images done.
+    """
+    labels = config["labels"]
+    first = Path(labels if isinstance(labels, str) else labels[0])
+    name = first.stem if config["concept"] is None else config["concept"]
+    if not isinstance(name, str):
+        raise UserError(
+            f"concept={name}: with labels= the concept is just a name, concept=cracks; the labels "
+            "say what is P."
+        )
+    shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
+    parts, notes = parts_of_folder(source.encoder, labels, images, shares, advance)
+    return Question({"name": name, "meaning": f"label 1 or P in {first.name}"}, parts, notes)
+
+
+def own_classes(
+    source: Source, concept: Any, advance: Callable[[int], object] = lambda done: None
+) -> Question:
+    """The question that a concept asks of the classes of a run's data.
+
+    Args:
+        source: the encoder and the data.
+        concept: `{name: classes}` as in `parse_concepts`, classes alone, or None for the concept
+            that comes with the data.
+        advance: called with the number of images done.
+    """
+    data = source.data
+    if data is None:
+        raise UserError("labels= is not set: an encoder without a run has no classes of its own.")
+    asked = _concept(concept, data)
+    targets = concept_targets(data, asked, seed=source.facts["seed"])
+    parts = {
+        part: part_of_set(
+            source.encoder,
+            data.splits[split],
+            targets.y[split][:, 0] > 0.5,
+            targets.keep[split][:, 0],
+            advance,
+        )
+        for split, part in SPLITS.items()
+    }
+    seen = {h for name in ("head", "validation") for h in parts[name].hashes.tolist()}
+    again = sum(h in seen for h in parts["calibration"].hashes.tolist())
+    notes = [f"repeated: {again:,} calibration images are also among the head's."] if again else []
+    return Question({"name": targets.names[0], "meaning": _meaning(asked, data)}, parts, notes)
+
+
+def _concept(given: Any, data: DataModule) -> dict[str, Any] | None:
+    """Section `concepts` for the one concept; None for the data's own."""
+    classes = list(data.classes)
+    if given is None and data.splits["train"].concept is not None:
+        return None
+    if given is None and len(classes) == 2:
+        given = [1]
+    if given is None:
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(classes[:20]))
+        raise UserError(
+            "concept= is not set: name the classes that are P, for instance "
+            "concept='{footwear: [5, 7, 9]}'. "
+            + (f"Classes: {listed}." if classes else "These images have no classes: give labels=.")
+        )
+    if isinstance(given, Mapping):
+        named = {"concept": dict(given)} if set(given) <= PARTS_OF_A_CONCEPT else dict(given)
+        if len(named) != 1:
+            raise UserError(
+                f"concept={given}: a decider answers one concept, got {len(named)}. Fit one each."
+            )
+        return named
+    chosen = given if isinstance(given, list) else [given]
+    names = [classes[c] if isinstance(c, int) and 0 <= c < len(classes) else str(c) for c in chosen]
+    return {"+".join(names): chosen}
+
+
+def _meaning(asked: dict[str, Any] | None, data: DataModule) -> str:
+    """The classes that are P, in words."""
+    if asked is None:
+        return "the concept that comes with the data"
+    (concept,) = parse_concepts(asked, data.classes).values()
+    words = [str(data.classes[i]) for i in sorted(concept.positive)]
+    words += [f"{data.classes[i]} with probability {p:g}" for i, p in concept.ambiguous.items()]
+    ignored = [str(data.classes[i]) for i in sorted(concept.ignore)]
+    return ", ".join(words) + (f" (left out: {', '.join(ignored)})" if ignored else "")
+
+
+def _of_timm(name: str, weights: str | None) -> Source:
+    """Any timm model, at the size and normalisation that it was trained with."""
+    import timm
+
+    if not timm.is_model(name):
+        backbone(f"timm:{name}")  # says which names are near
+    given = timm.get_pretrained_cfg(name)
+    if weights is None and (given is None or not given.has_weights):
+        raise UserError(f"encoder=timm:{name} has no published weights: give weights=FILE.")
+    size = 224 if given is None else max(given.input_size[1:])
+    options = {"name": f"timm:{name}", "in_channels": 3, "image_size": size}
+    try:
+        net = backbone(**options, pretrained=weights is None)
+    except UserError:
+        raise
+    except Exception as error:  # no network, no such file: the library has a class for each
+        raise UserError(
+            f"encoder=timm:{name}: its published weights cannot be loaded ({error}). Give "
+            "weights=FILE, or run where they can be downloaded."
+        ) from error
+    if weights is not None:
+        reopen.load_weights(net, Path(weights), "weights")
+    mean, std = ((0.5,), (0.5,)) if given is None else (given.mean, given.std)
+    encoder = Encoder(net, channels=3, size=size, mean=mean, std=std).eval().requires_grad_(False)
+    words = f"{name} of timm, " + ("weights of a file" if weights else "published weights")
+    return Source(encoder, options, {"network": "encoder", "encoder": words, "run": None})
