@@ -223,7 +223,7 @@ def test_a_runs_own_classes_make_a_decider_for_its_own_splits(compose, tmp_path,
     small = [word for word in TINY if not word.startswith("data.")]
     data = ("data=image_folder", f"data.root={tmp_path / 'data'}", "data.size=16",
             "data.validation=40", "data.batch_size=16")  # fmt: skip
-    tiny = ("trainer.max_steps=1", "evaluation.band=null", "evaluation.references=[]")
+    tiny = ("trainer.max_steps=1",)
     run = tmp_path / "run"
     train(compose(*small, *data, *tiny, f"run_dir={run}", tiny=False))
     capsys.readouterr()

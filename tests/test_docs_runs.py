@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 import yaml
-from conftest import TINY
+from conftest import BRIEF, TINY
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from PIL import Image
@@ -23,7 +23,7 @@ from pnp.runs.launch import conf_dir
 # A small network on whatever data; one step, and a short judgement.
 SPECIFIC = ("data.", "model.width", "model.depth", "trainer.max")
 BOTH = tuple(word for word in TINY if not word.startswith(SPECIFIC))
-ONCE = ("trainer.fast_dev_run=true", "evaluation.band=null", "evaluation.references=[]")
+ONCE = ("trainer.fast_dev_run=true",)
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def test_a_run_is_asked_compared_and_exported_with_the_commands_of_the_pages(
 ):
     write_fashion_mnist(tmp_path, train=120, test=80)
     data = ("data=fashion_mnist", f"data.root={tmp_path}", "data.validation=40")
-    tiny = (*BOTH, "model.width=4", "data.batch_size=16", "trainer.max_steps=2", *ONCE[1:])
+    tiny = (*BOTH, "model.width=4", "data.batch_size=16", "trainer.max_steps=2")
     train(compose(*data, *tiny, "run_dir=runs/RUN", tiny=False))
-    brief = ("accelerator=cpu", "precision=32-true", *ONCE[2:], "evaluation.fractions=[]")
+    brief = ("accelerator=cpu", "precision=32-true", *BRIEF[:2])
     concept = "evaluation.concepts='{top: {positive: [0, 2, 4], ambiguous: {6: 0.5}}}'"
     metrics = do("evaluation.md", f"pnp-evaluate run=runs/RUN {concept}", *brief, "evaluation.k=5")
     assert "band/top/teacher/oracle/width" in metrics

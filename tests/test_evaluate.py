@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import BRIEF, FULL
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
@@ -40,7 +41,7 @@ def ambiguous(**options):
 
 
 def test_evaluating_a_run_again_gives_its_numbers_from_the_cache(compose, tmp_path):
-    first = train(compose())
+    first = train(compose(*FULL))
     run = tmp_path / "run"
     cached = {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()}
     again = judged(f"run={run}", "evaluation.k=5", "accelerator=cpu", "precision=32-true")
@@ -52,9 +53,8 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
     first = train(compose())
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"
     out = tmp_path / "elsewhere"
-    again = judged(
-        f"ckpt={file}", f"run_dir={out}", "evaluation.k=5", "accelerator=cpu", "precision=32-true"
-    )
+    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF)
+    again = judged(f"ckpt={file}", f"run_dir={out}", *options)
     assert again["test/knn/teacher"] == first["test/knn/teacher"]
     assert (out / "report.html").exists()
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
 def test_probe_data_sets_are_independent_of_the_pretraining_data(compose, tmp_path):
     first = train(compose())
     same = "{n_train: 64, validation: 40, calibration: 40, test: 40}"
-    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true")
+    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF[:2])
     run = f"run={tmp_path / 'run'}"
     again = judged(run, f"datasets={{ambiguous: {same}}}", *options)
     assert {k: again[f"ambiguous/{k}"] for k in first} == first
@@ -167,7 +167,7 @@ def test_features_are_made_once_and_mapped_from_disk(tmp_path):
 
 
 def test_alarms_guarantees_and_curves_are_recorded_for_the_report(compose, tmp_path):
-    train(compose())
+    train(compose(FULL[-1]))
     band = json.loads((tmp_path / "run" / "band.json").read_text())["lobed"]["teacher"]
     assert {"plugin", "certified", "oracle"} <= set(band["curves"])
     assert any("299" in alarm for alarm in band["alarms"])  # 40 calibration images are too few

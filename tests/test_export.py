@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 import torch
+from conftest import FULL
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from safetensors.torch import load_file
@@ -48,7 +49,7 @@ def run(compose, tmp_path_factory):
     """A tiny finished run, trained once for all tests of this file; do not write into it."""
     folder = tmp_path_factory.getbasetemp() / "run-to-export"
     if not (folder / "metrics.json").exists():
-        train(compose(f"run_dir={folder}"))
+        train(compose(f"run_dir={folder}", *FULL))
     return folder
 
 
@@ -183,7 +184,7 @@ def test_a_checkpoint_is_exported_without_a_table_it_was_not_measured_for(run, t
 
 def test_a_run_without_a_teacher_gives_its_student(compose, tmp_path):
     folder = tmp_path / "run"
-    train(compose("++method.teacher=stop_gradient", "trainer.max_steps=1", "evaluation.band=null"))
+    train(compose("++method.teacher=stop_gradient", "trainer.max_steps=1"))
     out = exported(f"run={folder}")
     assert out == folder / "export"
     assert json.loads((out / "config.json").read_text())["network"] == "student"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import FULL
 
 from pnp.callbacks.checkpoints import Checkpoints, Interrupted
 from pnp.cli.train import train
@@ -49,7 +50,7 @@ def stop_at(monkeypatch):
 def test_a_run_leaves_everything_behind_and_measures_students_teachers_and_references(
     compose, tmp_path
 ):
-    metrics = train(compose())
+    metrics = train(compose(*FULL))
     run = tmp_path / "run"
     for name in (
         "config.yaml",
