@@ -12,7 +12,7 @@ from pnp.report.groups import Group, baseline_group, group_runs, natural, only_r
 from pnp.report.page import render, save
 from pnp.report.reading import Curve, Run, describe_curve, find_runs, read_runs, split_key
 from pnp.report.table import Cell, Table, alarm_text, table_columns
-from pnp.results import OWNERS, REFERENCES
+from pnp.results import OWNERS, REFERENCES, describe
 
 KINDS = {"certified": "certified", "plugin": "plug-in"}
 FIRST = ("probe/teacher/knn", "probe/student/knn", "loss/total")  # curves shown at first
@@ -190,11 +190,12 @@ def trade_off_charts(
     )
     cost = 0 if any(dot["m"][0] is not None for dot in dots) else 1
     charts = [chart("trade", "Quality against cost", text, cost, 2)]
-    place = {column.key.split("/")[-1]: i for i, column in enumerate(columns, 2) if not column.row}
-    if {"between_cosine", "effective_rank"} <= set(place):
+    place = {column.words.heading: i for i, column in enumerate(columns, 2) if not column.row}
+    cosine, rank = (describe(name).heading for name in ("between_cosine", "effective_rank"))
+    if {cosine, rank} <= set(place):
         text = "Up and to the left: classes lie apart, and many axes are in use."
-        x, y = place["between_cosine"], place["effective_rank"]
-        charts.append(chart("space", "Effective rank against cosine between classes", text, x, y))
+        heading = f"{rank} against {cosine}".capitalize()
+        charts.append(chart("space", heading, text, place[cosine], place[rank]))
     return charts
 
 
