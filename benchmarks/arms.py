@@ -126,7 +126,7 @@ def ours(spec: Spec) -> None:
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, _ = parts(config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(config, Path(folder))
+        trainer = build_trainer(config, Path(folder), data)
         images = data.steps_per_epoch * data.loader_batch
         trainer.callbacks.append(turns(spec, images))  # pyright: ignore[reportAttributeAccessIssue]
         trainer.fit(module, datamodule=data)

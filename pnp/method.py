@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pnp import geometry, micro_batches
+from pnp import auto, geometry, micro_batches
 from pnp.compiling import check_cuda_graphs, compile_parts
 from pnp.data import Batch
 from pnp.distributed import average_gradients, rank
@@ -36,7 +36,7 @@ class SelfSupervised(L.LightningModule):
         head: predictor or prototypes after the projector; see `pnp.networks`.
         teacher: `ema` (a moving average of the student), `stop_gradient` (the student's own z) or
             `none` (the student's own outputs, for objectives that ask for no target).
-        momentum: of the EMA teacher, at step 0; see `pnp.networks`.
+        momentum: of the EMA teacher, at step 0; `auto` follows from the number of steps.
         predicts: the head is a predictor; the teacher gets none.
         normalize: unit z; see `pnp.networks`.
         freeze_head_epochs: epochs in which the head is not trained (DINO's last layer).
@@ -49,7 +49,7 @@ class SelfSupervised(L.LightningModule):
         cuda_graphs: replay the compiled encoder as CUDA graphs, for batches too small to fill a
             GPU.
         seed: owns every random draw of training.
-        log_every: optimizer steps between two logged values; logging a step takes 1 ms.
+        log_every: optimizer steps between two logged values, or `auto`; logging a step takes 1 ms.
         channels_last: keep filters and images in the channels-last memory format.
 
     Raises:
@@ -66,7 +66,7 @@ class SelfSupervised(L.LightningModule):
         *,
         head: nn.Module | None = None,
         teacher: str = "ema",
-        momentum: float = 0.99,
+        momentum: float | str = "auto",
         predicts: bool = False,
         normalize: bool = True,
         freeze_head_epochs: int = 0,
@@ -76,7 +76,7 @@ class SelfSupervised(L.LightningModule):
         compile: bool | Sequence[str] = False,
         cuda_graphs: bool = False,
         seed: int = 0,
-        log_every: int = 10,
+        log_every: int | str = "auto",
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -84,7 +84,8 @@ class SelfSupervised(L.LightningModule):
             raise UserError(
                 f"views.count={views.count}: alignment compares views, give at least 2."
             )
-        whole("method.log_every", log_every)
+        if log_every != "auto":
+            whole("method.log_every", log_every)
         choice("method.teacher", teacher, TEACHERS)
         choice("method.concat_views", concat_views, ("auto", True, False))
         if (constant_head_lr or freeze_head_epochs) and head is None:
@@ -245,7 +246,9 @@ class SelfSupervised(L.LightningModule):
         """
         step = self.trainer.global_step
         first_of_step = batch_idx % self.trainer.accumulate_grad_batches == 0
-        if step % self.log_every or not first_of_step:
+        every = self.log_every
+        every = auto.log_every(self.total_steps) if isinstance(every, str) else every
+        if step % every or not first_of_step:
             return
         names = {"loss": "total"}
         values = {
@@ -269,9 +272,9 @@ class SelfSupervised(L.LightningModule):
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         # Not trainer.estimated_stepping_batches: it makes the loader before Lightning restores
         # positions, so that a run resumed inside an epoch would restart that epoch's data.
-        self.steps_per_epoch = math.ceil(
-            data.steps_per_epoch / self.trainer.accumulate_grad_batches
-        )
+        batches, limit = data.steps_per_epoch, self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        self.steps_per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         limits = (self.trainer.max_steps, self.steps_per_epoch * (self.trainer.max_epochs or -1))
         self.total_steps = min((limit for limit in limits if limit > 0), default=0)
         if not self.total_steps:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pnp import auto
 from pnp.errors import UserError, choice, near, number, whole
 from pnp.geometry import unit, widened
 from pnp.optim import cosine
@@ -188,23 +189,26 @@ class EMATeacher(nn.Module, Generic[Net]):
 
     Args:
         student: the network to copy.
-        momentum: m at step 0.
+        momentum: m at step 0; `auto` follows from the length of training, see `pnp.auto`.
         without: a submodule that only the student has (a predictor).
 
     Raises:
         UserError: a momentum outside [0, 1].
     """
 
-    def __init__(self, student: Net, momentum: float = 0.99, without: str | None = None) -> None:
+    def __init__(
+        self, student: Net, momentum: float | str = "auto", without: str | None = None
+    ) -> None:
         super().__init__()
-        self.base = number("method.momentum", momentum, 0, 1)
+        self.base = "auto" if momentum == "auto" else number("method.momentum", momentum, 0, 1)
         self.network: Net = deepcopy(student).requires_grad_(False)
         if without:
             setattr(self.network, without, None)
 
     def momentum(self, step: int, total: int) -> float:
         """Momentum m for the `step`-th optimizer step (from 0) of `total`."""
-        return cosine(step, total, self.base, 1.0)
+        start = auto.momentum(total) if isinstance(self.base, str) else self.base
+        return cosine(step, total, start, 1.0)
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int, total: int) -> float:

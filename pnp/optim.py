@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pnp import auto
 from pnp.errors import UserError, choice, number
 
 
@@ -59,7 +60,7 @@ class Optim:
     """
 
     name: str = "adamw"
-    lr: float = 2e-3
+    lr: float | str = "auto"
     weight_decay: float = 0.05
     momentum: float = 0.9
     betas: Sequence[float] = (0.9, 0.95)
@@ -68,7 +69,10 @@ class Optim:
 
     def __post_init__(self) -> None:
         choice("optim.name", self.name, NAMES)
-        number("optim.lr", self.lr, 0, open_low=True)
+        if self.lr == "auto" and self.name != "adamw":
+            raise UserError(f"optim.lr=auto is for adamw: give {self.name} a number.")
+        if self.lr != "auto":
+            number("optim.lr", self.lr, 0, open_low=True)
         for key in ("weight_decay", "momentum", "warmup_epochs", "final_lr"):
             number(f"optim.{key}", getattr(self, key), 0)
         if len(self.betas) != 2:
@@ -76,9 +80,10 @@ class Optim:
         for beta in self.betas:
             number("optim.betas", beta, 0, 1, open_high=True)
 
-    def effective_lr(self, global_batch: int) -> float:
-        """Peak learning rate for a global batch of that many images."""
-        return self.lr * global_batch / 256
+    def effective_lr(self, global_batch: int, total_steps: int) -> float:
+        """Peak learning rate for a global batch of that many images in a run of that many steps."""
+        lr = auto.learning_rate(total_steps) if isinstance(self.lr, str) else self.lr
+        return lr * global_batch / 256
 
     def build(
         self,
@@ -98,7 +103,7 @@ class Optim:
             steps_per_epoch: optimizer steps per epoch, for the warm-up.
             constant: a part of `module` whose lr stays at the peak (SimSiam's predictor).
         """
-        lr = self.effective_lr(global_batch)
+        lr = self.effective_lr(global_batch, total_steps)
         steady = set(constant.parameters()) if constant is not None else set[nn.Parameter]()
         trained = [p for p in module.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [

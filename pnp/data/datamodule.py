@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from pnp import auto
 from pnp.cpu import cores
 from pnp.data import ambiguous, datasets, folder
 from pnp.data.cache import ArrayImages
@@ -46,7 +47,7 @@ class DataModule(L.LightningDataModule):
         dataset: a name in `DATASETS`.
         root: folder of the data; None means the data set's usual places.
         size: side in pixels to resize to; None keeps the data set's own.
-        batch_size: images per step and process.
+        batch_size: images per step and process; `auto` follows from their number, see `pnp.auto`.
         seed: of the splits and of generated images.
         order_seed: of the order of training batches.
         validation: number of images, or share of the training part (`ambiguous`: of n_train).
@@ -77,7 +78,7 @@ class DataModule(L.LightningDataModule):
         *,
         root: str | None = None,
         size: int | None = None,
-        batch_size: int = 256,
+        batch_size: int | str = "auto",
         seed: int = 0,
         order_seed: int = 0,
         validation: int | float = 0.1,
@@ -114,7 +115,7 @@ class DataModule(L.LightningDataModule):
             choice("data.pretrain_on", split, known)
         for key, value, least in (
             ("size", size, 1),
-            ("batch_size", batch_size, 2),
+            ("batch_size", None if batch_size == "auto" else batch_size, 2),
             ("seed", seed, 0),
             ("order_seed", order_seed, 0),
             ("max_images", max_images, 1),
@@ -125,7 +126,7 @@ class DataModule(L.LightningDataModule):
                 whole(f"data.{key}", value, least)
         number("data.concept_k", concept_k, 0, open_low=True)
         self.dataset, self.root, self.labels, self.pretrain_on = dataset, root, labels, pretrain_on
-        self.batch_size, self.seed, self.order_seed = batch_size, seed, order_seed
+        self._batch_size, self.seed, self.order_seed = batch_size, seed, order_seed
         self.resident, self.resident_limit_gb = resident, resident_limit_gb
         self._asked = {"validation": validation, "calibration": calibration, "test": test}
         self._size, self._max_images, self._num_workers = size, max_images, num_workers
@@ -164,6 +165,12 @@ class DataModule(L.LightningDataModule):
                     self.splits[part.name] = replace(part, images=images)
             self._pretrain = whole
         return self._pretrain
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step and process."""
+        given = self._batch_size
+        return auto.batch_size(len(self.pretrain)) if isinstance(given, str) else given
 
     @property
     def channels(self) -> int:

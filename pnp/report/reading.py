@@ -69,7 +69,8 @@ class Run:
         for part in ("objective", "method"):
             if _is_count(whole := self._part(part).get("global_batch")):
                 return whole  # of all devices and micro-batches together
-        factors: list[Any] = [data.get("batch_size")]
+        chosen = self.facts.get("auto") or {}  # what `auto` became
+        factors: list[Any] = [chosen.get("data.batch_size", data.get("batch_size"))]
         for key in ("accumulate_grad_batches", "devices", "num_nodes"):
             factor = trainer.get(key, 1)
             factors.append(len(factor) if isinstance(factor, list) else factor)

@@ -146,7 +146,8 @@ class _Still:
 def resumes(config: dict[str, Any], folder: Path) -> Check:
     """Compare everything that a run saves with a run that was stopped half-way and resumed."""
     config = shortened(config, STEPS)
-    batch = max(2, min(config["data"]["batch_size"], 16))
+    batch = config["data"]["batch_size"]
+    batch = 16 if batch == "auto" else max(2, min(batch, 16))
     config["data"] |= {"batch_size": batch}
     config["method"] |= {"global_batch": None}
     config["trainer"] |= {"accumulate_grad_batches": 1}
@@ -180,7 +181,7 @@ def _trained(
     """The state that the run saves at its end; empty if it was stopped."""
     L.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, _ = parts(config)
-    trainer = build_trainer(config, folder)
+    trainer = build_trainer(config, folder, data)
     trainer.callbacks[:] = [_Half(stop, folder / "half.ckpt")] if stop else []  # pyright: ignore[reportAttributeAccessIssue]
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pnp import auto
 from pnp.errors import UserError, choice, whole
 from pnp.keys import upgrade
 from pnp.results import of_student
@@ -56,8 +57,14 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
     return data, module, initial
 
 
-def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
-    """Lightning's Trainer with our loggers and callbacks."""
+def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "Trainer":
+    """Lightning's Trainer with our loggers and callbacks.
+
+    Args:
+        config: resolved.
+        folder: the run directory.
+        data: what is trained on; decides `trainer.max_epochs=auto`.
+    """
     import lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
@@ -66,6 +73,8 @@ def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
 
     options = dict(config["trainer"])
     check_call(lightning.Trainer, {k: v for k, v in options.items() if v != "auto"}, "trainer")
+    if options["max_epochs"] == "auto":
+        options["max_epochs"] = auto.epochs(_steps_per_epoch(options, data))
     for key, least in (("max_epochs", -1), ("max_steps", -1), ("accumulate_grad_batches", 1)):
         if options[key] is not None:
             whole(f"trainer.{key}", options[key], least)
@@ -97,6 +106,15 @@ def build_trainer(config: dict[str, Any], folder: Path) -> "Trainer":
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def _steps_per_epoch(options: dict[str, Any], data: "DataModule") -> int:
+    """Optimizer steps per epoch, before the processes of the trainer exist."""
+    images = data.global_batch or data.batch_size
+    if not data.global_batch:
+        for key in ("devices", "num_nodes"):
+            images *= count if isinstance(count := options.get(key), int) and count > 0 else 1
+    return len(data.pretrain) // (images * (options["accumulate_grad_batches"] or 1))
 
 
 def _callbacks(config: dict[str, Any], folder: Path) -> list[Any]:

@@ -211,7 +211,7 @@ def training_facts(run: Run, file: Path, folder: Path | None, network: str) -> d
         "seed": config["seed"],
         "checkpoint": file.name,
         "steps": int(run.checkpoint["global_step"]),
-        "batch_size": config["data"]["batch_size"],
+        "batch_size": run.data.batch_size,
         "started_from": "timm's published weights"
         if config["model"].get("pretrained")
         else "random weights",

@@ -125,7 +125,7 @@ def finite_and_timed(
 
     module.augment, module.encode = timed_augment, timed_encode
     module.objective = _Timed("objective", module.objective, clock)
-    trainer = build_trainer(config, folder)
+    trainer = build_trainer(config, folder, data)
     watch = _Finite(clock, seconds)
     trainer.profiler, trainer.callbacks[:] = clock, [watch]  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(module, datamodule=data)

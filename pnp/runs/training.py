@@ -3,10 +3,12 @@
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
+from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 
 from pnp import files
@@ -49,20 +51,26 @@ def fit(
     keep_freed_memory()
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, untrained = parts(config)
-    trainer = build_trainer(config, folder)
+    trainer = build_trainer(config, folder, data)
     trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
     if checkpoint:
         step = int(directory.load_checkpoint(checkpoint, config)["global_step"])
     trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
-        print_header(trainer, module, data, config, folder, step)
+        header = partial(print_header, data=data, config=config, folder=folder, step=step)
+        # The number of steps is known once the processes are there.
+        trainer.callbacks.insert(0, LambdaCallback(on_train_start=header))  # pyright: ignore[reportAttributeAccessIssue]
         files.write_json(folder / "splits.json", data.split_record())
     try:
         with warnings.catch_warnings():
             ignore_known_warnings()
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        facts = {**facts, "training_seconds": round(time.time() - started, 1)}
+        facts = {
+            **facts,
+            "training_seconds": round(time.time() - started, 1),
+            "auto": automatic(trainer, module, data, config),
+        }
         metrics = finish(folder, config, trainer, module, untrained, data, facts)
     except BaseException:
         for logger in trainer.loggers:  # Lightning does so for failures of its own part only
@@ -109,26 +117,45 @@ def finish(
     return metrics
 
 
+def automatic(
+    trainer: "Trainer", module: "SelfSupervised", data: "DataModule", config: dict[str, Any]
+) -> dict[str, float]:
+    """Values of the keys that are `auto` in the config; see `pnp.auto`."""
+    steps = module.total_steps
+    values = {
+        "data.batch_size": data.batch_size,
+        "trainer.max_epochs": trainer.max_epochs,
+        "optim.lr": module.optim.effective_lr(256, steps),
+        "method.momentum": module.teacher and module.teacher.momentum(0, steps),
+    }
+    given = files.flatten(config)
+    return {k: v for k, v in values.items() if given.get(k) == "auto" and v is not None}
+
+
 def print_header(
     trainer: "Trainer",
     module: "SelfSupervised",
+    *,
     data: "DataModule",
     config: dict[str, Any],
     folder: Path,
     step: int,
 ) -> None:
-    """Print the first line of a run: data, network, device, precision, learning rate, folder."""
+    """Print the first lines of a run: what runs where, how long, and what `auto` has become."""
     parameters = sum(p.numel() for p in module.student.parameters())
-    batch = data.global_batch or data.batch_size * trainer.world_size
-    batch *= trainer.accumulate_grad_batches
+    batch, steps = module.global_batch, module.total_steps
     words = [
         f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images "
         f"{data.channels}×{data.size}×{data.size})",
         f"{config['model']['name']} ({parameters:,} parameters)",
         str(trainer.strategy.root_device),
         str(trainer.precision),
-        f"lr {module.optim.effective_lr(batch):.2g} at batch {batch}",
+        f"lr {module.optim.effective_lr(batch, steps):.2g} at batch {batch}, {steps:,} steps",
         str(folder),
         *([f"resumed at step {step}"] if step else []),
     ]
-    Console(soft_wrap=True, highlight=False).print(" · ".join(words))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(" · ".join(words))
+    if chosen := automatic(trainer, module, data, config):
+        settings = ", ".join(f"{key}={value:g}" for key, value in chosen.items())
+        console.print(f"auto, from {len(data.pretrain):,} images and {steps:,} steps: {settings}")
