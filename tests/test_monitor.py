@@ -4,13 +4,16 @@ import math
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import normalize
 
 from pnp import geometry
-from pnp.callbacks.monitor import collapse_kind
+from pnp.callbacks.monitor import collapse_kind, knn_accuracy, online_band
+from pnp.distributed import gloo_group
 from pnp.errors import UserError
+from pnp.evaluation.band_metrics import BandMetrics
 from pnp.evaluation.probes import Space, fit_concepts, fit_linear, knn_votes, linear_probe, products
 
 
@@ -147,3 +150,38 @@ def test_concept_heads_are_independent_logistic_regressions():
         reference.fit(standard[some], targets[some, k].numpy())
         expected = torch.from_numpy(reference.decision_function(standard)).float()
         torch.testing.assert_close(heads.logits(space(x))[:, k], expected, atol=2e-2, rtol=1e-2)
+
+
+def votes_of_thirty():
+    draws = torch.Generator().manual_seed(0)
+    return torch.rand(30, 3, generator=draws), torch.arange(30) % 3
+
+
+def measure_share(index, folder):
+    torch.set_num_threads(1)
+    votes, labels = votes_of_thirty()
+    share = slice(index, None, 2)
+    with gloo_group(f"{folder}/store", index, 2):
+        accuracy = knn_accuracy(votes[share], labels[share])
+        band = online_band(votes[share], labels[share], labels.unique())
+        torch.save((accuracy, band), f"{folder}/{index}.pt")
+
+
+def test_two_processes_log_the_knn_accuracy_and_band_of_one(tmp_path):
+    votes, labels = votes_of_thirty()
+    accuracy, band = knn_accuracy(votes, labels), online_band(votes, labels, labels.unique())
+    assert accuracy == float((votes.argmax(1) == labels).float().mean())
+    assert 0 < band <= 1
+    mp.spawn(measure_share, (str(tmp_path),), nprocs=2)
+    for index in range(2):
+        assert torch.load(tmp_path / f"{index}.pt", weights_only=True) == (accuracy, band)
+
+
+def test_certain_votes_leave_no_band_and_two_classes_ask_one_question(monkeypatch):
+    labels = torch.arange(40) % 2
+    votes = torch.nn.functional.one_hot(labels, 2).float()
+    asked = []
+    update = BandMetrics.update
+    monkeypatch.setattr(BandMetrics, "update", lambda *a: asked.append(1) or update(*a))
+    assert online_band(votes, labels, labels.unique()) == 0.0
+    assert len(asked) == 1

@@ -1,15 +1,20 @@
-"""Every epoch, student and teacher on held-out images: geometry, online kNN, collapse alarm."""
+"""Student and teacher on held-out images at every epoch: geometry, kNN, band, collapse alarm."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from jaxtyping import Float, Int64
 from rich.console import Console
 from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
 
 from pnp import geometry
 from pnp.data import ImageSet
+from pnp.distributed import broadcast, rank, world_size
+from pnp.evaluation.band_metrics import BandMetrics
 from pnp.evaluation.features import extract
 from pnp.evaluation.probes import knn_votes
 from pnp.files import write_json
@@ -17,7 +22,8 @@ from pnp.loggers.wandb import WandbLog
 from pnp.method import SelfSupervised
 from pnp.seeds import generator
 
-# What each kind of collapse looks like in the embeddings, and what to do about it.
+QUESTIONS = 10  # classes whose band is measured online, at most
+# Kinds of collapse: how each shows in the embeddings, and what to do about it.
 ADVICE = {
     "complete": "all images share one embedding: raise the weights of variance or repulsion",
     "cone": "all images sit in one narrow cone: raise variance or repulsion, or lower the margin",
@@ -40,15 +46,59 @@ def collapse_kind(measures: dict[str, float], images: int, dims: int) -> str | N
     return None
 
 
-class Monitor(L.Callback):
-    """Log geometry and online kNN at the end of every epoch; raise the collapse alarm.
-
-    Geometry is that of the embeddings of the validation split; kNN votes on backbone features, from
-    training images to validation images. Nothing here touches gradients, BatchNorm or the random
-    numbers of training.
+def knn_accuracy(
+    votes: Float[Tensor, "n c"], labels: Int64[Tensor, " n"], device: torch.device | str = "cpu"
+) -> float:
+    """Share of the images of all processes whose label gets most votes.
 
     Args:
-        images: validation images to look at.
+        votes: of this process's images.
+        labels: their classes.
+        device: where collectives work.
+    """
+    accuracy = MulticlassAccuracy(votes.shape[1], average="micro").to(device)
+    accuracy.update(votes.to(device), labels.to(device))
+    return float(accuracy.compute())
+
+
+def online_band(
+    votes: Float[Tensor, "n c"],
+    labels: Int64[Tensor, " n"],
+    classes: Int64[Tensor, " k"],
+    device: torch.device | str = "cpu",
+) -> float:
+    """Plug-in band of each class against the rest, mean, over the images of all processes.
+
+    Args:
+        votes: of this process's images.
+        labels: their classes.
+        classes: two or more that occur among the images of all processes, in order.
+        device: where collectives work.
+    """
+    # Of two classes either one asks the same question.
+    questions = classes[1:] if len(classes) == 2 else classes[:QUESTIONS]
+    bands: list[float] = []
+    for question in questions.tolist():
+        share = votes[:, question] / votes.sum(1)
+        # The constant keeps the log-odds of unanimous votes finite.
+        odds = ((share + 1e-3) / (1 - share + 1e-3)).log()
+        band = BandMetrics().to(device)
+        band.update(odds.to(device), (labels == question).to(device))
+        bands.append(float(band.compute()["band/plugin"]))
+    return sum(bands) / len(bands)
+
+
+class Monitor(L.Callback):
+    """Log geometry, online kNN and band at the end of every epoch; raise the collapse alarm.
+
+    Geometry is that of the embeddings of the validation split; kNN votes on backbone features, from
+    training images to validation images. The log-odds of the votes are the scores of the online
+    band: the plug-in band at 1 % false P and 1 % false ¬P of the data's own concept, or of each
+    class against the rest, mean over at most `QUESTIONS` classes. With several processes each takes
+    its share of the images. Gradients, BatchNorm and the random numbers of training stay untouched.
+
+    Args:
+        images: validation images to measure.
         bank: labelled training images for kNN.
         k: neighbours.
         temperature: of the neighbours' weights.
@@ -72,7 +122,7 @@ class Monitor(L.Callback):
         self.kinds: dict[str, tuple[str | None, str | None]] = {}  # seen last, raised last
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the images once, the same in every run on these splits."""
+        """Choose the images, the same in every run on these splits."""
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.held_out = _some(data.splits["validation"], self.images)
         labelled = data.splits["train"]
@@ -84,45 +134,51 @@ class Monitor(L.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         for name, network in pl_module.networks.items():
-            # One rank looks and tells the others: all must agree on which checkpoint is best.
-            first = trainer.is_global_zero
-            found: Any = self.measure(trainer, pl_module, name, network) if first else None
-            measures, knn, dims = trainer.strategy.broadcast(found)
+            # Rank 0's numbers count: all ranks must agree on which checkpoint is best.
+            measures, votes, dims = broadcast(self.measure(trainer, pl_module, name, network))
             for key, value in measures.items():
                 pl_module.log(f"geometry/{name}/{key}", value)
-            if knn is not None:
-                pl_module.log(f"probe/{name}/knn", knn)
+            for key, value in votes.items():
+                pl_module.log(key.format(name), value)
             self.check(trainer, name, measures, dims)
 
     def measure(
         self, trainer: L.Trainer, module: SelfSupervised, name: str, network: torch.nn.Module
-    ) -> tuple[dict[str, float], float | None, int]:
-        """Geometry of `network`'s embeddings, its kNN accuracy where labels exist, and D."""
+    ) -> tuple[dict[str, float], dict[str, float], int]:
+        """Geometry of `network`'s embeddings, kNN accuracy and band where labels exist, and D.
+
+        All ranks call it together; the result is that of one process.
+        """
         keywords: Any = {
             "device": module.device,
             "memory_format": module.memory_format,
             "autocast": trainer.precision_plugin.forward_context,
         }
-        features, z = extract(network, self.held_out, module.views.plain, **keywords)
+        shared = partial(extract, network, plain=module.views.plain, shared=True, **keywords)
+        features, z = shared(self.held_out)
         measures = geometry.describe(z, self.held_out.labels)
         first, second = self.two_views(module, network, keywords)
         measures["alignment"] = geometry.alignment(first, second)
-        for log in _wandb(trainer):
-            log.log_embeddings(name, z, trainer.global_step - 1)
+        if trainer.is_global_zero:
+            for log in _wandb(trainer):
+                log.log_embeddings(name, z, trainer.global_step - 1)
         if self.neighbours is None or self.held_out.labels is None:
-            return measures, None, z.shape[1]
-        bank, _ = extract(network, self.neighbours, module.views.plain, **keywords)
+            return measures, {}, z.shape[1]
+        bank, _ = shared(self.neighbours)
         assert self.neighbours.labels is not None
-        votes = knn_votes(
-            bank,
-            self.neighbours.labels,
-            features,
-            classes=len(self.neighbours.classes),
-            k=min(self.k, len(bank)),
-            temperature=self.temperature,
-        )
-        hits = votes.argmax(1) == self.held_out.labels
-        return measures, float(hits.float().mean()), z.shape[1]
+        share = slice(rank(), None, world_size())
+        k, heat = min(self.k, len(bank)), self.temperature
+        vote = partial(knn_votes, bank, queries=features[share], k=k, temperature=heat)
+        count = max(2, len(self.neighbours.classes))
+        votes, labels = vote(self.neighbours.labels, classes=count), self.held_out.labels
+        metrics = {"probe/{}/knn": knn_accuracy(votes, labels[share], module.device)}
+        if self.neighbours.concept is not None and self.held_out.concept is not None:
+            votes, labels = vote(self.neighbours.concept, classes=2), self.held_out.concept
+        classes = labels.unique()
+        if len(classes) > 1:
+            band = online_band(votes, labels[share], classes, module.device)
+            metrics["band/{}/plugin"] = band
+        return measures, metrics, z.shape[1]
 
     def two_views(
         self, module: SelfSupervised, network: torch.nn.Module, keywords: dict[str, Any]
@@ -137,7 +193,7 @@ class Monitor(L.Callback):
         return first, second
 
     def check(self, trainer: L.Trainer, name: str, measures: dict[str, float], dims: int) -> None:
-        """Say it once, when a network shows a kind of collapse twice in a row.
+        """Raise the alarm once, when a network shows a kind of collapse twice in a row.
 
         Every network starts as a cone and needs its first epoch to leave it.
         """

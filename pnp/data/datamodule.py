@@ -58,9 +58,9 @@ class DataModule(L.LightningDataModule):
         pretrain_on: splits that the self-supervised training sees.
         labels: "auto", or "none" to ignore all labels.
         resident: keep decoded images in memory on the training device; "auto" if they fit.
-        resident_limit_gb: what fits means, for all splits together, in 10⁹ bytes.
-        num_workers: processes that decode files that are not resident, 0 for threads of this one;
-            None: by the cores, and 0 where training needs them itself.
+        resident_limit_gb: memory that all splits together may take, in 10⁹ bytes.
+        num_workers: processes that decode files that are not resident; 0 decodes in threads of
+            this one; None chooses by the number of cores, 0 where training needs them itself.
         cache: convert a folder of images once into a memory-mapped array and read that.
         cache_dir: where such arrays are kept; None means `.pnp-cache` in `root`.
         on_corrupt: "error" stops at an unreadable file, "skip" leaves it out and names it.
@@ -69,7 +69,7 @@ class DataModule(L.LightningDataModule):
         concept_c: the u where η is one half (`ambiguous` only).
 
     Raises:
-        UserError: an option that cannot be; and on first use, data that is missing or damaged.
+        UserError: an invalid option; on first use, data that is missing or damaged.
     """
 
     def __init__(
@@ -298,7 +298,7 @@ class DataModule(L.LightningDataModule):
         counts = {"train": min(self._n_train, self._max_images or self._n_train)}
         for name, default in defaults.items():
             value = default if self._asked[name] is None else self._asked[name]
-            # Drawn for the purpose, not taken from train: any count will do.
+            # These images are drawn, not taken from train: any count is possible.
             whole = value + 1 if isinstance(value, int) else self._n_train
             counts[name] = amount(f"data.{name}", value, whole)
         drawn = {"size": self._size or 32, "seed": self.seed, "k": self._k, "c": self._c}

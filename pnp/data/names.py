@@ -12,9 +12,8 @@ ENCODING, ODD = "utf-8", "surrogateescape"  # any name that a file may have
 class Names(Sequence[str]):
     """An immutable sequence of strings that is read one at a time.
 
-    Each string is made when it is asked for. Of a tuple of strings every worker process would come
-    to own a copy: to look at a string writes its reference count, and a page that is written is
-    copied.
+    Each string is made when it is read. A tuple of str would be copied into every worker: reading a
+    str updates its reference count and dirties the page.
 
     Args:
         names: without the character NUL.

@@ -112,7 +112,7 @@ def claim(folder: Path, config: dict[str, Any]) -> Job:
         _remove_empty(folder, shared)
         return _plan(shared, config, resume, anew=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locks.lease(folder.parent / ".choosing"):  # one process at a time looks among the siblings
+    with locks.lease(folder.parent / ".claim"):  # one process at a time looks among the siblings
         own, folder = folder, _find(folder, config, resume)
         directory.make(folder)
         _remove_empty(own, folder)

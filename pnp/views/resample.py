@@ -33,7 +33,7 @@ def crop_boxes(
     h, w = (area / aspect).sqrt_().round_(), (area * aspect).sqrt_().round_()
     fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)  # of equal maxima, the first
-    found, h, w = (t.gather(1, first).squeeze(1) for t in (fits, h, w))
+    fitting, h, w = (t.gather(1, first).squeeze(1) for t in (fits, h, w))
     place = torch.rand(2, n, generator=generator, device=device)
     top = torch.floor(place[0] * (height - h + 1))
     left = torch.floor(place[1] * (width - w + 1))
@@ -45,10 +45,10 @@ def crop_boxes(
         centre_w = round(height * ratio[1])
     return torch.stack(
         (
-            torch.where(found, top, (height - centre_h) // 2),
-            torch.where(found, left, (width - centre_w) // 2),
-            torch.where(found, h, centre_h),
-            torch.where(found, w, centre_w),
+            torch.where(fitting, top, (height - centre_h) // 2),
+            torch.where(fitting, left, (width - centre_w) // 2),
+            torch.where(fitting, h, centre_h),
+            torch.where(fitting, w, centre_w),
         ),
         1,
     )

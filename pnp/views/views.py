@@ -27,7 +27,7 @@ class Views:
 
     Args:
         size: Side of the square views, in pixels.
-        count: float V of views of each image.
+        count: Number V of views of each image.
         scale: Range of the crop's area, as a share of the image's.
         ratio: Range of the crop's aspect ratio, width / height.
         flip: Probability of a horizontal flip.
@@ -160,6 +160,8 @@ class Views:
         # Autocast would compute the resize in 8 bits.
         with torch.autocast(images.device.type, enabled=False):
             for part, views in zip(images.split(piece), out.split(piece, 1), strict=True):
+                # Images outermost until here: the crops of an image share one matrix product, and
+                # draws come in that order. The copy into `out` changes the order at no cost.
                 views.copy_(self._augment(part, generator).transpose(0, 1))
         return out
 
@@ -170,18 +172,18 @@ class Views:
 
         Args:
             images: As for the views.
-            generator: Drawn from where the views left off.
+            generator: In the state in which the views left it.
         """
         return self._crops(images, generator)
 
     def compile(self) -> None:
-        """Make the views by `torch.compile` from now on: the same draws, one to rounding."""
-        for made in (self, self._crops):
-            made._augment = torch.compile(made._augment)
+        """Make the views by `torch.compile` from now on: the same draws, equal up to rounding."""
+        for views in (self, self._crops):
+            views._augment = torch.compile(views._augment)
 
     @torch.no_grad()
     def plain(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c s s"]:
-        """What evaluation sees: no augmentation, resized if need be (bilinear), normalised.
+        """Images for evaluation: not augmented, resized (bilinear) if necessary, normalised.
 
         Raises:
             UserError: The images are not uint8 of one or three channels.
@@ -209,10 +211,10 @@ class Views:
     ) -> Float[Tensor, "n v c s s"]:
         n, c = images.shape[:2]
         x = self._crop(images, generator).flatten(0, 1)
-        total = len(x)
+        crops = len(x)
 
         def draw(probability: float) -> Bool[Tensor, " m"]:
-            return _uniform(total, generator) < probability
+            return _uniform(crops, generator) < probability
 
         if self.jitter:
             x = self._jitter(x, draw(self.jitter), generator)
@@ -220,7 +222,7 @@ class Views:
             x = color.to_grey(x, draw(self.grayscale))
         if self.blur:
             low, high = self.blur_sigma
-            sigma = low + (high - low) * _uniform(total, generator)
+            sigma = low + (high - low) * _uniform(crops, generator)
             x = blur(x, sigma * draw(self.blur), self.blur_kernel)
         if self.solarize:
             x = color.solarize(x, draw(self.solarize), self.solarize_threshold)
@@ -281,7 +283,7 @@ def _uniform(shape: int | tuple[int, ...], generator: torch.Generator) -> Float[
 
 
 def _numbers(name: str, values: object) -> tuple[float, ...]:
-    # Strings are iterable too, and hydra may hand one over: "0.2" is no list.
+    # Strings are iterable too: "0.2" is no list.
     if isinstance(values, Iterable) and not isinstance(values, str):
         with suppress(TypeError, ValueError):
             return tuple(float(v) for v in values)
