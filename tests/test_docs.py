@@ -101,7 +101,7 @@ def resolved(cfg: dict) -> dict:
 
 
 def check_tune(words: list[str]) -> None:
-    from pnp.cli.tune import check
+    from pnp.runs.search import check
     from pnp.runs.space import read_space
 
     own = tuple(word.removeprefix("tune.") for word in words if word.startswith("tune."))
