@@ -355,6 +355,23 @@ def test_too_few_labels_for_the_budget_are_warned_of_with_the_number_needed(made
     assert "P" not in pnp.load_decider(out)(made / "images").words
 
 
+def test_a_budget_may_be_a_share_of_the_answers_and_is_checked_as_such(made, tmp_path, capsys):
+    rows = pictures(tmp_path / "more", count=600, seed=8)
+    labels = write_labels(tmp_path / "l.csv", rows)
+    where = {"labels": labels, "images": tmp_path / "more"}
+    out = refit(made, tmp_path, "budget=answered", **where, max_fp=0.25, max_fn=0.25)
+    facts = json.loads((out / "decider.json").read_text())
+    assert "at most 25 % of the images called P are not P" in facts["guarantee"]
+    row = facts["measured"]["calibration"]
+    assert row["fp_of"] == row["P"] > 0
+    assert row["fp"] <= 0.25 * row["P"]
+    assert "wrong P, of these answers" in capsys.readouterr().out
+    later = write_labels(tmp_path / "later.csv", pictures(tmp_path / "new", count=60, seed=9))
+    command("check", f"decider={out}", f"images={tmp_path / 'new'}", f"labels={later}",
+            f"out={tmp_path}")  # fmt: skip
+    assert "images with that answer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -13,7 +13,12 @@ from pnp.band.oracle import closed_form_band, oracle_band
 from pnp.band.planning import Planned, plan
 from pnp.band.report import BandReport, band_report
 from pnp.band.scores import auroc, clopper_pearson, risk_coverage, score_metrics
-from pnp.band.thresholds import ThreeWayThreshold, allowed_errors, min_calibration_size
+from pnp.band.thresholds import (
+    ThreeWayThreshold,
+    allowed_errors,
+    fit_each,
+    min_calibration_size,
+)
 
 __all__ = [
     "BandCurve",
@@ -29,6 +34,7 @@ __all__ = [
     "band_report",
     "clopper_pearson",
     "closed_form_band",
+    "fit_each",
     "min_calibration_size",
     "monitor",
     "one_vs_rest",

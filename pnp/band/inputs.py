@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from pnp.errors import UserError, number
 
 Method = Literal["exact", "crc", "empirical"]
-Budget = Literal["joint", "class_conditional"]
+Budget = Literal["joint", "class_conditional", "answered"]
 METHODS: tuple[Method, ...] = ("exact", "crc", "empirical")
-BUDGETS: tuple[Budget, ...] = ("joint", "class_conditional")
+BUDGETS: tuple[Budget, ...] = ("joint", "class_conditional")  # those with a curve
 
 
 @dataclass(frozen=True)

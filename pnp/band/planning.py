@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pnp.band.cuts import cuts
-from pnp.band.inputs import Budget, LabelledScores, Method, labelled_scores
+from pnp.band.inputs import BUDGETS, Budget, LabelledScores, Method, labelled_scores
 from pnp.band.oracle import closed_form_band
 from pnp.band.thresholds import allowed_errors
-from pnp.errors import whole
+from pnp.errors import choice, whole
 
 
 class Planned(NamedTuple):
@@ -59,6 +59,7 @@ def plan(
         >>> [round(row.width, 3) for row in plan([200, 2000, 20000], 0.01, 0.01)]
         [1.0, 0.197, 0.164]
     """
+    choice("budget", budget, BUDGETS)
     given = None if scores is None or y is None else labelled_scores(scores, y)
     if given is not None:
         positives = float(given.positive.mean())

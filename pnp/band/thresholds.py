@@ -1,16 +1,22 @@
 """Two thresholds on a score, P / band / not-P, whose error budgets hold for finite samples."""
 
 import math
+from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int8
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, bdtrik  # pyright: ignore[reportMissingTypeStubs]
-from sklearn.base import BaseEstimator  # pyright: ignore[reportMissingTypeStubs]
+from sklearn.base import (  # pyright: ignore[reportMissingTypeStubs]
+    BaseEstimator,
+    clone,  # pyright: ignore[reportUnknownVariableType]
+)
 from sklearn.utils.validation import (  # pyright: ignore[reportMissingTypeStubs]
     check_is_fitted,  # pyright: ignore[reportUnknownVariableType]
 )
 
+from pnp.band.answered import answered_thresholds, least_answers
 from pnp.band.cuts import Cuts, cuts
 from pnp.band.inputs import (
     BUDGETS,
@@ -93,18 +99,22 @@ class ThreeWayThreshold(BaseEstimator):
     the scores: pre-training, head, early stopping and the choice of model.
 
     Args:
-        max_fp: budget of P(in P and Y=0); with `class_conditional`, of P(in P | Y=0).
-        max_fn: budget of P(in not-P and Y=1); with `class_conditional`, of P(in not-P | Y=1).
+        max_fp: budget of P(in P and Y=0); with `class_conditional`, of P(in P | Y=0); with
+            `answered`, of P(Y=0 | in P).
+        max_fn: budget of P(in not-P and Y=1); with `class_conditional`, of P(in not-P | Y=1); with
+            `answered`, of P(Y=1 | in not-P).
         delta: `exact` only: both budgets hold with probability 1 - delta over the calibration
-            draw. For K concepts at once pass delta / K.
+            draw. For K concepts or groups at once see `fit_each`.
         method: `exact`, `crc` or `empirical`, see `allowed_errors`.
-        budget: `joint` (share of all samples) or `class_conditional` (share of the class).
+        budget: `joint` (share of all samples), `class_conditional` (share of the class) or
+            `answered` (share of the answers: 1 - PPV and 1 - NPV; `exact` only).
         abstain_value: what `predict` returns in the band; an int8 other than 0 and 1.
 
     Attributes:
         t_lo_, t_hi_: the thresholds, in units of the score; +-inf where a region is empty or all.
         crossed_: budgets were left over, so that one cut (t_lo_ == t_hi_) replaces an empty band.
         k_fp_, k_fn_: calibration errors allowed on each side; -1: too few samples to allow any.
+            With `answered`, the errors that the regions hold; -1: no region could be certified.
         n_calib_: calibration samples, of both classes.
         trivial_: "", "fp", "fn" or "both": budgets that are met by erring on every such sample.
         guarantee_: what holds, as a sentence.
@@ -152,13 +162,15 @@ class ThreeWayThreshold(BaseEstimator):
             UserError: on parameters out of range.
         """
         choice("method", self.method, METHODS)
-        choice("budget", self.budget, BUDGETS)
+        choice("budget", self.budget, (*BUDGETS, "answered"))
         abstain = self.abstain_value
         if not is_integer(abstain) or abstain in (0, 1) or not -128 <= abstain <= 127:
             raise UserError(f"abstain_value={abstain!r}, expected an int8 other than 0 and 1.")
         max_fp, max_fn = fraction(self.max_fp, "max_fp"), fraction(self.max_fn, "max_fn")
-        n_fp, n_fn = sample_sizes(calibration, self.budget)
         self.n_calib_ = calibration.values.size
+        if self.budget == "answered":
+            return self._calibrate_answers(calibration, max_fp, max_fn)
+        n_fp, n_fn = sample_sizes(calibration, self.budget)
         self.k_fp_ = allowed_errors(n_fp, max_fp, self.delta, self.method)
         self.k_fn_ = allowed_errors(n_fn, max_fn, self.delta, self.method)
         t_lo, t_hi, crossed = cuts(
@@ -177,8 +189,43 @@ class ThreeWayThreshold(BaseEstimator):
             if level * n * _SLACK >= count
         ]
         self.trivial_ = "both" if len(sides) == 2 else "".join(sides)
-        self.warnings_ = self._warnings(calibration, sides, n_fp, n_fn)
+        few = self._too_few(n_fp, n_fn)
+        self.warnings_ = [*few, *self._trivial(sides), *_tied(calibration)]
         self.guarantee_ = self._guarantee()
+        return self
+
+    def _calibrate_answers(
+        self, calibration: LabelledScores, max_fp: float, max_fn: float
+    ) -> "ThreeWayThreshold":
+        choice("method", self.method, ("exact",))
+        fit = answered_thresholds(calibration, max_fp, max_fn, fraction(self.delta, "delta"))
+        self.t_lo_, self.t_hi_, self.crossed_ = fit.t_lo, fit.t_hi, False
+        sides = {
+            "fp": (max_fp, calibration.negatives.size, fit.t_hi == math.inf, "P"),
+            "fn": (max_fn, calibration.positives.size, fit.t_lo == -math.inf, "not-P"),
+        }
+        self.k_fp_ = -1 if sides["fp"][2] else fit.errors_p
+        self.k_fn_ = -1 if sides["fn"][2] else fit.errors_not_p
+        easy = [side for side, (a, n, *_) in sides.items() if n <= a * self.n_calib_ * _SLACK]
+        self.trivial_ = "both" if len(easy) == 2 else "".join(easy)
+        few = [
+            f"too few: no region {region} could be certified for max_{side}={a:g}: it needs "
+            f"{least_answers(a, self.delta)} calibration samples without an error, more with some; "
+            f"region {region} is empty. Add samples or raise max_{side} or delta."
+            for side, (a, _, empty, region) in sides.items()
+            if empty
+        ]
+        trivial = [
+            f"trivial: max_{side}={a:g} is met by calling every sample {region}."
+            for side, (a, _, _, region) in sides.items()
+            if side in easy
+        ]
+        self.warnings_ = [*few, *trivial, *_tied(calibration)]
+        self.guarantee_ = (
+            f"With probability >= {1 - self.delta:g} over the draw of the {self.n_calib_} "
+            f"calibration samples: P(Y=0 | in P) <= {max_fp:g} and P(Y=1 | in not-P) <= "
+            f"{max_fn:g}, for samples from the same distribution."
+        )
         return self
 
     def predict(self, scores: ArrayLike) -> Int8[np.ndarray, " n"]:
@@ -199,9 +246,7 @@ class ThreeWayThreshold(BaseEstimator):
         """The fitted thresholds as cuts of one budget."""
         return Cuts(*(np.array([v]) for v in (self.t_lo_, self.t_hi_, self.crossed_)))
 
-    def _warnings(
-        self, calibration: LabelledScores, trivial: list[str], n_fp: int, n_fn: int
-    ) -> list[str]:
+    def _too_few(self, n_fp: int, n_fn: int) -> list[str]:
         warnings: list[str] = []
         for side, level, k, n, region in (
             ("max_fp", self.max_fp, self.k_fp_, n_fp, "P"),
@@ -214,7 +259,10 @@ class ThreeWayThreshold(BaseEstimator):
                     f"too few: {side}={level:g} needs {need} calibration {kind}, got {n}; "
                     f"region {region} is empty. Add samples or raise {side} or delta."
                 )
-        warnings += [
+        return warnings
+
+    def _trivial(self, trivial: list[str]) -> list[str]:
+        return [
             f"trivial: max_{side}={level:g} is met even if every {kind} is judged wrongly, since "
             f"their share is no larger. Use budget='class_conditional' or a smaller max_{side}."
             for side, level, kind in (
@@ -223,15 +271,6 @@ class ThreeWayThreshold(BaseEstimator):
             )
             if side in trivial
         ]
-        s, tied = calibration.ordered, calibration.tied_share
-        if s[0] == s[-1]:
-            warnings.append(f"tied: all {s.size} scores equal {s[0]:g}; they tell nothing apart.")
-        elif tied > 0.01:
-            warnings.append(
-                f"tied: {tied:.1%} of the scores equal another one, which widens the band. "
-                "Pass logits in full precision, not rounded probabilities."
-            )
-        return warnings
 
     def _guarantee(self) -> str:
         given = "and" if self.budget == "joint" else "|"
@@ -248,6 +287,51 @@ class ThreeWayThreshold(BaseEstimator):
                 f"itself: {fp}; {fn}. A single calibration exceeds a budget about every other time."
             )
         return f"None. Only on these {self.n_calib_} samples themselves: {fp} and {fn}."
+
+
+def _tied(calibration: LabelledScores) -> list[str]:
+    s, tied = calibration.ordered, calibration.tied_share
+    if s[0] == s[-1]:
+        return [f"tied: all {s.size} scores equal {s[0]:g}; they tell nothing apart."]
+    if tied <= 0.01:
+        return []
+    return [
+        f"tied: {tied:.1%} of the scores equal another one, which widens the band. "
+        "Pass logits in full precision, not rounded probabilities."
+    ]
+
+
+def fit_each(
+    threshold: ThreeWayThreshold, samples: Mapping[str, tuple[ArrayLike, ArrayLike]]
+) -> dict[str, ThreeWayThreshold]:
+    """Calibrate for several groups or concepts so that all guarantees hold at once.
+
+    Each of the K gets delta/K (Bonferroni), whatever the dependence between them: with probability
+    1 - delta every budget holds in every group, or for every concept.
+
+    Args:
+        threshold: budgets and delta for all together; it stays as it is.
+        samples: group or concept -> calibration scores and labels, as in `fit`.
+
+    Raises:
+        UserError: nothing to fit, or as `ThreeWayThreshold.fit`, with the name of the group.
+
+    Example:
+        >>> both = {"left": ([-2.0, 2.0], [0, 1]), "right": ([-1.0, 3.0], [0, 1])}
+        >>> fit_each(ThreeWayThreshold(0.1, 0.1, delta=0.2), both)["left"].delta
+        0.1
+    """
+    if not samples:
+        raise UserError("samples is empty: give at least one group or concept.")
+    fits: dict[str, ThreeWayThreshold] = {}
+    for name, (scores, y) in samples.items():
+        try:
+            fresh = cast(ThreeWayThreshold, clone(threshold))
+            fresh.delta = threshold.delta / len(samples)
+            fits[name] = fresh.fit(scores, y)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    return fits
 
 
 def sample_sizes(calibration: LabelledScores, budget: Budget) -> tuple[int, int]:

@@ -55,7 +55,9 @@ answers.scores, answers.regions, answers.guarantee  # regions: 1 = P, 0 = notP, 
 
 
 def table(measured: dict[str, Any], budgets: dict[str, Any]) -> str:
-    of = "all" if budgets["budget"] == "joint" else "the class"
+    of = {"joint": "all", "class_conditional": "the class", "answered": "these answers"}[
+        budgets["budget"]
+    ]
     lines = [
         f"| part | images | P | notP | uncertain | wrong P, of {of} | wrong notP, of {of} |",
         "|---|---:|---:|---:|---:|---:|---:|",

@@ -1,18 +1,26 @@
 """Checking a decider on labelled images that came later: do its error budgets still hold?"""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pnp.band.monitoring import Monitored, monitor
 from pnp.decider.apply import judge, shifted
 from pnp.decider.decider import Decider
+from pnp.decider.fit import counted
 from pnp.decider.images import find
 from pnp.decider.labels import read_labels
 from pnp.errors import UserError, number
 from pnp.files import replacing
+
+OF = {
+    "joint": "images",
+    "class_conditional": "images of the class",
+    "answered": "images with that answer",
+}
 
 
 def check(
@@ -56,28 +64,24 @@ def check(
     y = np.array([answers[name] for name in names])
     region = judged.answers.regions[new]
     budgets = decider.facts["budgets"]
-    joint = budgets["budget"] == "joint"
     wrong = {"max_fp": (region == 1) & ~y, "max_fn": (region == 0) & y}
-    counted = {
-        "max_fp": np.ones_like(y) if joint else ~y,
-        "max_fn": np.ones_like(y) if joint else y,
-    }
+    among = counted(budgets["budget"], region, y)
     states: dict[str, str] = {}
     columns: dict[str, list[str]] = {}
     lines = []
     for key, errors in wrong.items():
-        rows = np.flatnonzero(counted[key])
+        rows = np.flatnonzero(among[key.removeprefix("max_")])
         columns[key] = [""] * len(y)
         if not rows.size:
             states[key] = "not decided"
-            lines.append(f"{key}: not decided: no image of the class among {len(y):,}")
+            lines.append(f"{key}: not decided: no image that it counts among {len(y):,}")
             continue
         found = monitor(errors[rows], budgets[key], alpha / 2)
         states[key] = found.state
         for row, value in zip(rows, found.against, strict=True):
             columns[key][row] = f"{value:.4f}"
         at = None if found.since is None else int(rows[found.since - 1]) + 1
-        lines.append(_line(key, found, at, budgets[key], joint))
+        lines.append(_line(key, found, at, budgets))
     _write(out, names, judged.answers.words, new, y, wrong, columns)
     lines.append(
         f"alpha {alpha:g}: the chance that a budget that holds is ever called violated, however "
@@ -89,10 +93,11 @@ def check(
     return states, [*lines, shifted(decider, judged).sentence, *given.notes, *notes]
 
 
-def _line(key: str, found: Monitored, at: int | None, level: float, joint: bool) -> str:
+def _line(key: str, found: Monitored, at: int | None, budgets: Mapping[str, Any]) -> str:
     state = {"holds": "holds", "violated": "VIOLATED"}.get(found.state, found.state)
     since = "" if at is None else f" since image {at:,}"
-    of = "images" if joint else "images of the class"
+    of = OF[budgets["budget"]]
+    level = budgets[key]
     rate = found.errors / found.n
     return (
         f"{key}: {state}{since}: {found.errors:,} wrong of {found.n:,} {of} ({rate:.2%}), budget "

@@ -37,7 +37,8 @@ class Budgets:
         max_fn: share of images called ¬P that are P.
         delta: probability that the draw of the calibration images breaks a budget.
         method: `exact`, `crc` or `empirical`; see `pnp.band.ThreeWayThreshold`.
-        budget: `joint` (of all images) or `class_conditional` (of the images of the class).
+        budget: `joint` (of all images), `class_conditional` (of the images of the class) or
+            `answered` (of the images with that answer).
     """
 
     max_fp: float = 0.01
@@ -210,12 +211,15 @@ def guarantee(budgets: Budgets, band: ThreeWayThreshold) -> str:
     """What the thresholds promise, in words."""
     if budgets.method != "exact":
         return str(band.guarantee_)
-    joint = budgets.budget == "joint"
-    wrong_p, wrong_not = (
-        ("of all images are wrongly called P", "of all images are wrongly called not-P")
-        if joint
-        else ("of the not-P images are called P", "of the P images are called not-P")
-    )
+    wrong_p, wrong_not = {
+        "joint": ("of all images are wrongly called P", "of all images are wrongly called not-P"),
+        "class_conditional": (
+            "of the not-P images are called P", "of the P images are called not-P",
+        ),
+        "answered": (
+            "of the images called P are not P", "of the images called not-P are P",
+        ),
+    }[budgets.budget]  # fmt: skip
     sure, a, b = (100 * v for v in (1 - budgets.delta, budgets.max_fp, budgets.max_fn))
     return (
         f"With probability at least {sure:.3g} % over the draw of the {band.n_calib_:,} "
@@ -280,15 +284,23 @@ def _measured(
 ) -> dict[str, Any]:
     """Counts of each answer and of both errors, with exact upper bounds at 1 − delta/2."""
     region, n = cut.regions(scores), len(scores)
-    joint = budgets.budget == "joint"
     errors = {"fp": int(((region == 1) & ~y).sum()), "fn": int(((region == 0) & y).sum())}
-    of = {"fp": n if joint else int((~y).sum()), "fn": n if joint else int(y.sum())}
+    of = {side: int(rows.sum()) for side, rows in counted(budgets.budget, region, y).items()}
     row: dict[str, Any] = {"images": n, "P": int((region == 1).sum())}
     row |= {"notP": int((region == 0).sum()), "uncertain": int((region == -1).sum())}
     for side, count in errors.items():
         bound = clopper_pearson(count, of[side], budgets.delta / 2, "upper")[1] if of[side] else 1.0
         row |= {side: count, f"{side}_of": of[side], f"{side}_at_most": bound}
     return row
+
+
+def counted(budget: str, region: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """The images that each budget is a share of: all, those of the class, or those answered so."""
+    if budget == "joint":
+        return dict.fromkeys(("fp", "fn"), np.ones_like(y))
+    if budget == "class_conditional":
+        return {"fp": ~y, "fn": y}
+    return {"fp": region == 1, "fn": region == 0}
 
 
 def _reference(parts: Mapping[str, Part], scores: np.ndarray) -> dict[str, Tensor]:
