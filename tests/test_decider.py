@@ -253,6 +253,22 @@ def test_a_runs_own_classes_make_a_decider_for_its_own_splits(compose, tmp_path,
         command("fit", f"run={run}", "concept={a: [0]}", f"images={tmp_path}")
 
 
+def test_a_run_that_asks_one_concept_ends_with_its_decider(compose, tmp_path, capsys):
+    from pnp.cli.train import train
+
+    brief = ("trainer.max_steps=1", "evaluation.references=[]", "evaluation.fractions=[]")
+    budgets = ("evaluation.band={max_fp: .2, max_fn: .2}",)
+    train(compose("data.calibration=60", *brief, *budgets))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == f"decider: pnp-decide apply decider={tmp_path / 'run' / 'decider'} images=FOLDER"
+    facts = pnp.load_decider(tmp_path / "run" / "decider").facts
+    assert facts["concept"]["name"] == "lobed"
+    assert facts["budgets"]["max_fp"] == 0.2
+    assert facts["steps"] == 1
+    counts = {name: part["images"] for name, part in facts["parts"].items()}
+    assert counts == {"head": 64, "validation": 40, "calibration": 60, "test": 40}
+
+
 def test_a_timm_model_with_weights_of_a_file_makes_a_decider(made, tmp_path):
     import timm
     from safetensors.torch import save_file

@@ -37,10 +37,9 @@ def fit(cfg: Any) -> Path:
     Raises:
         UserError: keys that do not go together, or data that cannot make a decider.
     """
-    from pnp import __version__
-    from pnp.decider import card, folder
+    from pnp.decider import folder
     from pnp.decider.fit import Budgets
-    from pnp.decider.fit import fit as fit_decider
+    from pnp.decider.labels import Shares
     from pnp.runs import encoders
     from pnp.runs.config import plain
 
@@ -57,11 +56,8 @@ def fit(cfg: Any) -> Path:
             question = encoders.own_classes(source, config["concept"], advance)
         else:
             question = encoders.own_images(source, config, _given(config, "images"), advance)
-    shares = {key: config[key] for key in ("calibration", "validation", "test")}
-    facts = {"concept": question.concept, **source.facts, "shares": shares, "version": __version__}
-    decider = fit_decider(source.encoder, question.parts, budgets, facts, question.notes)
-    facts = {"network": source.facts["network"]}
-    folder.write(decider, out, source.options, facts, card.write(decider))
+    shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
+    decider = encoders.write(source, question, budgets, shares, out)
     _say_fitted(decider, out)
     return out
 

@@ -70,6 +70,7 @@ def part_of_set(
     y: Bool[Tensor, " n"],
     keep: Bool[Tensor, " n"],
     advance: Callable[[int], object] = lambda done: None,
+    most: int = HEAD,
 ) -> Part:
     """The images of a data set that count for a concept, embedded.
 
@@ -79,9 +80,10 @@ def part_of_set(
         y: True for P.
         keep: images that count.
         advance: called with the number of images done.
+        most: images to use; more are drawn from, always the same ones.
     """
     rows = keep.nonzero().flatten()
-    rows = rows[subset(len(rows), HEAD).sort().values]
+    rows = rows[subset(len(rows), most).sort().values]
     found, hashes = [], []
     for piece in rows.split(BATCH):
         pixels = images.batch(piece).cpu()

@@ -1,21 +1,29 @@
 """Encoders for deciders, of a run or from elsewhere, and the labelled images to fit them on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pnp import files
+from pnp import __version__, files
 from pnp.backbones import backbone
 from pnp.band.concepts import parse_concepts
 from pnp.data import DataModule
-from pnp.decider.fit import Part, part_of_set, parts_of_folder
+from pnp.decider import card, folder
+from pnp.decider.fit import HEAD, Budgets, Part, fit, part_of_set, parts_of_folder
 from pnp.decider.labels import Shares
 from pnp.errors import UserError
 from pnp.evaluation.concept_bands import concept_targets
+from pnp.evaluation.protocol import Protocol
 from pnp.export import encoder as exported
 from pnp.export.encoder import Encoder
 from pnp.runs import directory, reopen
+
+DEFAULT_HEAD = 10_000  # images of each split for the decider that ends a run
+if TYPE_CHECKING:
+    import torch
+
+    from pnp.decider.decider import Decider
 
 SPLITS = {
     "train": "head", "validation": "validation", "calibration": "calibration", "test": "test",
@@ -119,7 +127,10 @@ def own_images(
 
 
 def own_classes(
-    source: Source, concept: Any, advance: Callable[[int], object] = lambda done: None
+    source: Source,
+    concept: Any,
+    advance: Callable[[int], object] = lambda done: None,
+    most: int = HEAD,
 ) -> Question:
     """The question that a concept asks of the classes of a run's data.
 
@@ -128,6 +139,7 @@ def own_classes(
         concept: `{name: classes}` as in `parse_concepts`, classes alone, or None for the concept
             that comes with the data.
         advance: called with the number of images done.
+        most: images to use of each split.
     """
     data = source.data
     if data is None:
@@ -141,6 +153,7 @@ def own_classes(
             targets.y[split][:, 0] > 0.5,
             targets.keep[split][:, 0],
             advance,
+            most,
         )
         for split, part in SPLITS.items()
     }
@@ -148,6 +161,48 @@ def own_classes(
     again = sum(h in seen for h in parts["calibration"].hashes.tolist())
     notes = [f"repeated: {again:,} calibration images are also among the head's."] if again else []
     return Question({"name": targets.names[0], "meaning": _meaning(asked, data)}, parts, notes)
+
+
+def write(
+    source: Source, question: Question, budgets: Budgets, shares: Shares, out: Path
+) -> "Decider":
+    """Fit a decider and write its folder."""
+    facts = {"concept": question.concept, **source.facts, "shares": asdict(shares)}
+    facts["version"] = __version__
+    decider = fit(source.encoder, question.parts, budgets, facts, question.notes)
+    source.encoder.cpu()
+    network = {"network": source.facts["network"]}
+    folder.write(decider, out, source.options, network, card.write(decider))
+    return decider
+
+
+def write_own(
+    run: reopen.Run, place: Path, protocol: Protocol, device: "torch.device"
+) -> Path | None:
+    """End a run with a decider in `place/decider`, if it was evaluated on one concept.
+
+    Args:
+        run: trained and evaluated.
+        place: the run directory.
+        protocol: its evaluation: concept and budgets.
+        device: to compute features on.
+
+    Returns:
+        The folder; None without a concept, or where the data cannot make a decider.
+    """
+    own = run.data.splits["train"].concept is not None and protocol.concepts is None
+    one = protocol.concepts is not None and len(protocol.concepts) == 1
+    if protocol.budgets is None or not protocol.test or not (own or one):
+        return None
+    source = of_run(run, place / "checkpoints" / "last.ckpt", place)
+    source.encoder.to(device)
+    try:
+        question = own_classes(source, protocol.concepts, most=DEFAULT_HEAD)
+        write(source, question, Budgets(**asdict(protocol.budgets)), Shares(), place / "decider")
+    except UserError as error:
+        print(f"no decider: {error}")
+        return None
+    return place / "decider"
 
 
 def _concept(given: Any, data: DataModule) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ class Run:
     checkpoint: dict[str, Any]
     data: DataModule
     module: SelfSupervised
-    untrained: nn.Module
+    untrained: nn.Module | None
 
 
 def open_run(file: Path) -> Run:

@@ -15,7 +15,7 @@ from pnp import files
 from pnp.cpu import keep_freed_memory
 from pnp.distributed import leave_at_exit
 from pnp.evaluation import evaluate
-from pnp.runs import directory
+from pnp.runs import directory, encoders, reopen
 from pnp.runs.config import build
 from pnp.runs.finish import write_results
 from pnp.runs.parts import build_trainer, ignore_known_warnings, parts, quieten
@@ -114,6 +114,11 @@ def finish(
     metrics = write_results(folder, rows, facts)
     for logger in trainer.loggers[1:]:
         logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
+    if not directory.in_multirun():
+        run = reopen.Run({"config": config, "global_step": trainer.global_step}, data, module, None)
+        decider = encoders.write_own(run, folder, protocol, trainer.strategy.root_device)
+        if decider:
+            print(f"decider: pnp-decide apply decider={decider} images=FOLDER")
     return metrics
 
 
