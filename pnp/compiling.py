@@ -1,4 +1,4 @@
-"""What of a method goes through torch.compile, and when its encoder may be CUDA graphs."""
+"""Compile parts of a method; check that CUDA graphs are allowed."""
 
 from collections.abc import Mapping, Sequence
 

@@ -119,13 +119,13 @@ def pair_quantiles(
     cosine = unit(z) @ unit(z).T
     same = labels[:, None] == labels[None, :]
     upper = torch.ones_like(same).triu(1)
-    found = {}
+    quantiles = {}
     for name, chosen in (("within", same & upper), ("between", ~same & upper)):
         # torch.quantile refuses more than 2^24 values; sorting does not.
         values = cosine[chosen].sort().values
         for q in at if len(values) else ():
-            found[f"{name}_q{round(100 * q):02d}"] = float(values[round(q * (len(values) - 1))])
-    return found
+            quantiles[f"{name}_q{round(100 * q):02d}"] = float(values[round(q * (len(values) - 1))])
+    return quantiles
 
 
 def nearest_other_class(z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> float:

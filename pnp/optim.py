@@ -44,7 +44,7 @@ NAMES = ("adamw", "sgd", "lars")
 
 @dataclass(frozen=True)
 class Optim:
-    """What `conf/optim` sets.
+    """Optimizer and schedule, as `conf/optim` sets them.
 
     Args:
         name: `adamw`, `sgd` or `lars`.

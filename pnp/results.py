@@ -137,24 +137,24 @@ def _parse(key: str, data: str = "") -> dict[str, str]:
     """The fields of a row that its key tells."""
     match key.split("/"):
         case ["validation" | "test" as split, metric, owner] if owner in OWNERS:
-            found = (split, "probe", owner, "", metric)
+            fields = (split, "probe", owner, "", metric)
         case ["reference", owner, metric] if owner in REFERENCES:
-            found = ("test", "probe", owner, "", metric)
+            fields = ("test", "probe", owner, "", metric)
         case [
             "validation" | "test" as split,
             "features" | "embeddings" as kind,
             owner,
             metric,
         ] if owner in OWNERS:
-            found = (split, kind, owner, "", metric)
+            fields = (split, kind, owner, "", metric)
         case ["band", concept, owner, *metric] if owner in OWNERS and metric:
-            found = ("test", "band", owner, concept, "/".join(metric))
+            fields = ("test", "band", owner, concept, "/".join(metric))
         case [first, *rest] if rest and not data:
             return _parse("/".join(rest), first)
         case _:
-            found = ("", OTHER, "", "", f"{data}/{key}" if data else key)
+            fields = ("", OTHER, "", "", f"{data}/{key}" if data else key)
             data = ""
-    return dict(zip(("split", "kind", "owner", "concept", "metric"), found, strict=True)) | {
+    return dict(zip(("split", "kind", "owner", "concept", "metric"), fields, strict=True)) | {
         "data": data
     }
 

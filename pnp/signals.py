@@ -98,5 +98,5 @@ def requeue(signum: int) -> None:
         problem = done.stderr.strip() if done.returncode else ""
     except OSError as error:
         problem = f"scontrol: {error.strerror}"
-    said = f"could not requeue: {problem}" if problem else "requeued"
-    print(f"SLURM job {job}: {said}", file=sys.stderr)
+    outcome = f"could not requeue: {problem}" if problem else "requeued"
+    print(f"SLURM job {job}: {outcome}", file=sys.stderr)

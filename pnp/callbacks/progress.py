@@ -1,4 +1,4 @@
-"""What a person watches: a rich bar on a terminal, one line per epoch anywhere else."""
+"""Progress of training: a rich bar on a terminal, one line per epoch anywhere else."""
 
 from time import perf_counter
 from typing import Any

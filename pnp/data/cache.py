@@ -95,11 +95,11 @@ def cached(
             f"cannot write the image cache {folder}: {error.strerror}. Set data.cache_dir=FOLDER "
             "to a place with room, or data.cache=false."
         ) from error
-    known = read_json(file.with_suffix(".json"))
-    _verify(file, known)
+    record = read_json(file.with_suffix(".json"))
+    _verify(file, record)
     kept = torch.arange(len(images))
-    if known["bad"]:
-        bad = {int(number): why for number, why in known["bad"].items()}
+    if record["bad"]:
+        bad = {int(number): why for number, why in record["bad"].items()}
         unreadable(
             [f"{images.root / images.names[i]} ({why})" for i, why in bad.items()],
             len(images),
@@ -166,8 +166,8 @@ def _make(images: FolderImages, file: Path) -> None:
     del array
     bad = {number: why for entry in done for number, why in entry["bad"].items()}
     partial.replace(file)
-    known = {"shape": shape, "chunk": CHUNK, "crc": [entry["crc"] for entry in done], "bad": bad}
-    write_json(file.with_suffix(".json"), known)
+    record = {"shape": shape, "chunk": CHUNK, "crc": [entry["crc"] for entry in done], "bad": bad}
+    write_json(file.with_suffix(".json"), record)
     journal.unlink()
 
 
@@ -184,18 +184,18 @@ def _journal(file: Path) -> list[dict[str, Any]]:
     return done
 
 
-def _verify(file: Path, known: dict[str, Any]) -> None:
+def _verify(file: Path, record: dict[str, Any]) -> None:
     """Compare length and checksums, of all chunks or of an even sample of a large array."""
-    shape = tuple(known["shape"])
+    shape = tuple(record["shape"])
     damaged = file.stat().st_size != np.prod(shape)
     if not damaged:
-        array, chunks = _opened(file, shape[-1]), len(known["crc"])
-        size = known["chunk"] * shape[1] * shape[2] * shape[3]
+        array, chunks = _opened(file, shape[-1]), len(record["crc"])
+        size = record["chunk"] * shape[1] * shape[2] * shape[3]
         some = np.unique(
             np.linspace(0, chunks - 1, max(1, min(chunks, VERIFY // size))).astype(int)
         )
         damaged = any(
-            _crc(array[i * known["chunk"] : (i + 1) * known["chunk"]]) != known["crc"][i]
+            _crc(array[i * record["chunk"] : (i + 1) * record["chunk"]]) != record["crc"][i]
             for i in some
         )
     if damaged:

@@ -112,14 +112,14 @@ def load(
         UserError: an unreadable file and `skip_corrupt` is off; or none could be read.
     """
     out = torch.empty(len(images), 3, images.size, images.size, dtype=torch.uint8)
-    kept: list[int] = []
+    numbers: list[int] = []
 
     def store(number: int, pixels: np.ndarray) -> None:
-        out[len(kept)] = torch.from_numpy(pixels)
-        kept.append(number)
+        out[len(numbers)] = torch.from_numpy(pixels)
+        numbers.append(number)
 
     _walk(images, images.decode, store, skip_corrupt=skip_corrupt, title=title)
-    return out[: len(kept)], torch.tensor(kept, dtype=torch.int64)
+    return out[: len(numbers)], torch.tensor(numbers, dtype=torch.int64)
 
 
 def readable(images: FolderImages, *, title: str) -> Int64[Tensor, "n"]:
@@ -128,10 +128,10 @@ def readable(images: FolderImages, *, title: str) -> Int64[Tensor, "n"]:
     Raises:
         UserError: none can be.
     """
-    kept: list[int] = []
+    numbers: list[int] = []
     small = replace(images, size=1)  # JPEGs are then decoded at 1/8, which still reads every byte
-    _walk(images, small.decode, lambda n, _: kept.append(n), skip_corrupt=True, title=title)
-    return torch.tensor(kept, dtype=torch.int64)
+    _walk(images, small.decode, lambda n, _: numbers.append(n), skip_corrupt=True, title=title)
+    return torch.tensor(numbers, dtype=torch.int64)
 
 
 def _walk(
@@ -207,7 +207,7 @@ def decode_each(
 
 
 def _small(paths: Sequence[Path]) -> bool:
-    """Whether files are so small that threads only fight for the interpreter.
+    """Tell whether files are so small that threads only contend for the interpreter.
 
     Two of them took 1.2 to 1.8 times as long as one for files of 1.3 kB, and 0.6 times for 5.7 kB.
     """

@@ -66,11 +66,11 @@ class ImageSet:
     def subset(self, index: Int64[Tensor, "b"]) -> "ImageSet":
         """The set of these images, in this order."""
         files = self.images if isinstance(self.images, FolderImages) else None
-        known = {key: getattr(self, key) for key in PER_IMAGE}
+        fields = {key: getattr(self, key) for key in PER_IMAGE}
         return replace(
             self,
             images=files.subset(index) if files else self.batch(index),
-            **{key: None if v is None else v[index] for key, v in known.items()},
+            **{key: None if v is None else v[index] for key, v in fields.items()},
         )
 
     def without_labels(self) -> "ImageSet":
@@ -79,15 +79,15 @@ class ImageSet:
 
     def digest(self) -> str:
         """16 hex digits of SHA-256 over labels and pixels, or file names and sizes for files."""
-        known = hashlib.sha256(repr((len(self), self.shape, self.classes)).encode())
+        sha = hashlib.sha256(repr((len(self), self.shape, self.classes)).encode())
         if isinstance(self.images, FolderImages):
             for name, stat in self.images.stats():
-                known.update(f"{name}\0{stat.st_size}\n".encode(ENCODING, ODD))
+                sha.update(f"{name}\0{stat.st_size}\n".encode(ENCODING, ODD))
         else:
-            known.update(_bytes(self.images))
+            sha.update(_bytes(self.images))
         for key, value in (("labels", self.labels), ("concept", self.concept)):
-            known.update(key.encode() if value is None else _bytes(value))
-        return known.hexdigest()[:16]
+            sha.update(key.encode() if value is None else _bytes(value))
+        return sha.hexdigest()[:16]
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -95,7 +95,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
-    """The union of disjoint sets; what is not known of every part is dropped.
+    """The union of disjoint sets; what is not fields of every part is dropped.
 
     Raises:
         UserError: images of different shapes.
@@ -105,10 +105,10 @@ def concatenate(parts: Sequence[ImageSet]) -> ImageSet:
     if len({part.shape for part in parts}) > 1:
         shapes = ", ".join(f"{part.name} {part.shape}" for part in parts)
         raise UserError(f"Cannot join images of different shapes: {shapes}. Give data.size.")
-    known = {key: [getattr(part, key) for part in parts] for key in PER_IMAGE}
+    fields = {key: [getattr(part, key) for part in parts] for key in PER_IMAGE}
     joined = {
         key: None if any(v is None for v in values) else torch.cat(values)
-        for key, values in known.items()
+        for key, values in fields.items()
     }
     return ImageSet(
         name="+".join(part.name for part in parts),

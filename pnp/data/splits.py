@@ -1,4 +1,4 @@
-"""Which image belongs to which split: seeded permutations that no library version can change."""
+"""Splits of a data set: seeded permutations that no library version can change."""
 
 import zlib
 from collections.abc import Mapping

@@ -44,7 +44,7 @@ class Pixels(nn.Module):
 
 @dataclass(frozen=True)
 class Protocol:
-    """What `conf/evaluation` sets.
+    """Settings of the evaluation, `conf/evaluation`.
 
     Args:
         k: neighbours of the weighted kNN.

@@ -81,7 +81,7 @@ frozen and in evaluation mode."""
 
 
 def _theirs(net: "Encoder", name: str, options: dict[str, Any], hub: str | None) -> str:
-    """How to load the weights without this package, where the architecture is another's."""
+    """Instructions for loading the weights with timm or torchvision alone."""
     constants = "x = (images / 255 - mean) / std  # uint8 images; constants from config.json"
     if name.startswith("timm:"):
         source = f"hf-hub:{hub}" if hub else "local-dir:PATH"

@@ -1,4 +1,4 @@
-"""What `pnp-export` wrote, loaded again: images in, features out, normalisation included.
+"""Exported networks, loaded again: images in, features out, normalisation included.
 
 This needs torch and safetensors, and timm or torchvision where the architecture is theirs.
 """
@@ -74,17 +74,17 @@ class Encoder(nn.Module):
                 f"images are {images.dtype}; expected torch.uint8 (0 to 255) or floats in [0, 1]."
             )
         if images.ndim != 4 or tuple(images.shape[1:]) != shape:
-            said = f"images have the shape {tuple(images.shape)}; expected {wanted}."
+            shapes = f"images have the shape {tuple(images.shape)}; expected {wanted}."
             if tuple(images.shape) == shape:
-                raise UserError(f"{said} Give one image as images[None].")
+                raise UserError(f"{shapes} Give one image as images[None].")
             if tuple(images.shape[-3:]) == (*shape[1:], shape[0]):
-                raise UserError(f"{said} The channels come last here: move them with movedim.")
+                raise UserError(f"{shapes} The channels come last here: move them with movedim.")
             if images.ndim == 4 and images.shape[1] == self.channels:
                 raise UserError(
-                    f"{said} Resize them first: torchvision.transforms.v2.functional.resize("
+                    f"{shapes} Resize them first: torchvision.transforms.v2.functional.resize("
                     f"images, [{self.size}, {self.size}], antialias=True)."
                 )
-            raise UserError(said)
+            raise UserError(shapes)
         if images.device != device:
             raise UserError(
                 f"images are on {images.device}, the network is on {device}: move one with .to()."

@@ -109,10 +109,10 @@ def save_onnx(net: Encoder, file: Path) -> float:
     except Exception as error:  # the exporter has many ways to fail; all mean this
         raise UserError(f"torch cannot convert this backbone to ONNX: {error}") from error
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    computed = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     with torch.no_grad():
-        wanted = net(images)
-    difference = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+        expected = net(images)
+    difference = float((computed - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not difference < 1e-3:
         raise UserError(
             f"onnxruntime computes other features than torch (by {difference:.1e} of the largest): "
@@ -162,7 +162,7 @@ def _replaced(out: Path) -> Iterator[Path]:
 
 
 def _for_timm(net: Encoder, name: str) -> dict[str, Any]:
-    """What `timm.create_model("local-dir:FOLDER", pretrained=True)` reads from `config.json`."""
+    """Entries of `config.json` that `timm.create_model("local-dir:FOLDER", …)` reads."""
     if not name.startswith("timm:"):
         return {}
     theirs: Any = net.backbone

@@ -198,7 +198,7 @@ def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
     columns = {key: tuple(text(own.get(key, UNSET)) for own in settings) for key in keys}
     differing = [key for key in keys if len(set(columns[key])) > 1]
     choices = [key for key in differing if key.startswith("choices.")]
-    told = list(choices)
+    chosen = list(choices)
     for key in (k for k in differing if k not in choices):
         # An experiment file may set keys anywhere.
         above = [
@@ -211,10 +211,10 @@ def differing_keys(settings: Sequence[dict[str, Any]]) -> list[str]:
             len(set(zip(columns[choice], columns[key], strict=True))) == len(set(columns[choice]))
             for choice in above
         )
-        same = any(_last(key) == _last(k) and columns[key] == columns[k] for k in told)
+        same = any(_last(key) == _last(k) and columns[key] == columns[k] for k in chosen)
         if not fixed and not same:
-            told.append(key)
-    return told
+            chosen.append(key)
+    return chosen
 
 
 def settings(run: Run) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""What every Hydra command shares: where the config lives, and errors that read like messages."""
+"""Launch Hydra commands: find the configuration, show mistakes as messages, end sweeps."""
 
-import json
 import logging
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from pnp.errors import UserError
+from pnp.files import read_json, write_json
 from pnp.keys import renamed
 from pnp.runs.directory import is_multirun
 from pnp.runs.jobs import Busy, run_name
@@ -92,7 +92,7 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
 
 
 class Sweep(Callback):
-    """In the process that launches the jobs of a multirun: where they write, and how they stop."""
+    """State of a multirun in the process that launches its jobs: folder, overrides, signal."""
 
     folder: ClassVar[Path | None] = None
     given: ClassVar[list[str]] = []
@@ -128,7 +128,7 @@ def _by_joblib(config: Any) -> bool:
 
 
 class Task:
-    """What Hydra calls for each job, maybe in another process: mistakes become messages.
+    """The task that Hydra calls for each job, maybe in another process: mistakes become messages.
 
     Each job of a multirun leaves a note in the sweep's folder while it runs, and for good when it
     fails: the launching process learns of failures from these, even of a job that was killed.
@@ -205,11 +205,11 @@ class Task:
             file.unlink(missing_ok=True)
         else:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps([list(job.overrides.task), text]))
+            write_json(file, [list(job.overrides.task), text])
 
 
 def _message(error: Exception) -> str | None:
-    """What to tell a user; None for what is a mistake of the program."""
+    """Message for a user's mistake; None for a fault of the program."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, RuntimeError) and " by peer" in str(error):  # gloo's words
@@ -229,7 +229,7 @@ def _conclude(token: str) -> int:
     notes = sorted(Sweep.folder.glob(f".jobs/{token}-*"), key=lambda p: int(p.name.split("-")[1]))
     failures = []
     for note in notes:
-        overrides, text = json.loads(note.read_text())
+        overrides, text = read_json(note, list)
         own = " ".join(word for word in overrides if word not in Sweep.given)
         failures.append(f"{own or ' '.join(overrides)}: {text}")
         note.unlink()
