@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,22 @@ def test_every_file_of_a_folder_is_in_the_answers_with_its_answer_or_its_reason(
     assert "&lt;b&gt;&amp;.PNG" in page
     assert "<b>&" not in page
     assert not [word for word in ("<script", "http:", "https:", "url(") if word in page]
+
+
+def test_a_file_whose_name_is_no_utf8_is_answered_under_an_escaped_name(made, tmp_path):
+    image = (made / "images" / "000.png").read_bytes()
+    (tmp_path / "in").mkdir()
+    for name, content in ((b"\xff.png", image), (b"\xfe.png", b"no")):
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(content)
+    for word, failed in (("apply", 1), ("label", tmp_path / "to_label.csv")):
+        if word == "label":
+            (tmp_path / "in" / "new.png").write_bytes((made / "images" / "001.png").read_bytes())
+            pictures(tmp_path / "in", count=4, seed=77)
+        found = command(word, f"decider={made / 'decider'}", f"images={tmp_path / 'in'}",
+                        f"out={tmp_path}")  # fmt: skip
+        assert found == failed
+    rows = answers_of(tmp_path)
+    assert [bool(rows[name]["answer"]) for name in (r"\udcff.png", r"\udcfe.png")] == [True, False]
 
 
 def test_the_budgets_hold_on_new_images_and_the_band_is_where_answers_are_drawn(made, tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from pnp.decider import page, shift
 from pnp.decider.decider import Answers, Decider
 from pnp.decider.fit import ignored
-from pnp.decider.images import Reader, content_hashes, find
+from pnp.decider.images import Reader, content_hashes, find, printable
 from pnp.errors import UserError
 from pnp.files import write_text
 
@@ -69,9 +69,9 @@ def judge(
             np.column_stack([found, _projected(decider, features)])[finite].astype(np.float32)
         )
         hashes.append(content_hashes(pixels).numpy()[finite])
-        failed += bad
+        failed += [(printable(name), reason) for name, reason in bad]
         failed += [
-            (name, "its features are not finite")
+            (printable(name), "its features are not finite")
             for name, fine in zip(read, finite, strict=True)
             if not fine
         ]
@@ -142,7 +142,7 @@ def table(judged: Judged) -> str:
     writer.writerow(["file", "answer", "score", "margin", "note"])
     answers = judged.answers
     rows: dict[str, tuple[str, str, str, str]] = {
-        name: (word, f"{score:.9g}", f"{margin:.6g}", "")
+        printable(name): (word, f"{score:.9g}", f"{margin:.6g}", "")
         for name, word, score, margin in zip(
             judged.names, answers.words, answers.scores, answers.margins, strict=True
         )

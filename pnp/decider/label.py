@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from pnp.decider import page
 from pnp.decider.apply import Judged, judge
 from pnp.decider.decider import Decider
+from pnp.decider.images import printable
 from pnp.decider.labels import Shares
 from pnp.errors import UserError, number, whole
 from pnp.files import replacing, write_text
@@ -145,4 +146,4 @@ def _write(judged: Judged, drawn: np.ndarray, chosen: np.ndarray, out: Path) -> 
         ):
             for row in rows:
                 cells = words[row], f"{scores[row]:.6g}"
-                writer.writerow([judged.names[row], "", name, why, *cells])
+                writer.writerow([printable(judged.names[row]), "", name, why, *cells])

@@ -14,6 +14,7 @@ from PIL import Image
 
 import pnp
 from pnp.decider.decider import Decider
+from pnp.decider.images import printable
 
 if TYPE_CHECKING:
     from pnp.decider.apply import Judged
@@ -73,7 +74,7 @@ def sheet(
     for i, row in enumerate(rows.tolist()):
         name = judged.names[row]
         text = captions[i] if captions else f"{judged.answers.scores[row]:+.2f}"
-        shown.append(Shown(thumbnail(judged.root / name), name, text))
+        shown.append(Shown(thumbnail(judged.root / name), printable(name), text))
     return shown
 
 

@@ -234,7 +234,7 @@ def _concept(given: Any, data: DataModule) -> dict[str, Any] | None:
 def _meaning(asked: dict[str, Any] | None, data: DataModule) -> str:
     """The classes that are P, in words."""
     if asked is None:
-        return "the concept that comes with the data"
+        return f"the concept of the data set {data.dataset}"
     (concept,) = parse_concepts(asked, data.classes).values()
     words = [str(data.classes[i]) for i in sorted(concept.positive)]
     words += [f"{data.classes[i]} with probability {p:g}" for i, p in concept.ambiguous.items()]
