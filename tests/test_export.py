@@ -332,7 +332,7 @@ def test_a_run_directory_is_not_yet_an_export(run, tmp_path):
     [
         ([], "exactly one of run=DIR, ckpt=FILE; got none"),
         (["run=a", "ckpt=b"], "got run and ckpt"),
-        (["run=/nowhere"], "found no checkpoint at /nowhere/checkpoints/last.ckpt"),
+        (["run=/nowhere"], "found no checkpoint at /nowhere"),
         (["run=RUN", "network=projector"], "is unknown; choose from student, teacher"),
         (["run=RUN", "hub=shapes"], "expected USER/NAME"),
         (["run=RUN", "out=RUN"], "other files than an export's"),

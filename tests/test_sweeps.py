@@ -103,7 +103,7 @@ def test_a_new_run_in_an_old_folder_finds_nothing_of_the_old_one(compose, tmp_pa
 
 def test_resume_auto_does_not_overwrite_a_run_of_another_config(compose, tmp_path):
     finish(claim(compose()))
-    with pytest.raises(UserError, match=r"optim\.lr: 0\.004 -> 0\.1"):
+    with pytest.raises(UserError, match=r"optim\.lr: auto -> 0\.1"):
         claim(compose("optim.lr=0.1", "resume=auto"))
     assert (tmp_path / "run" / "metrics.json").exists()
 

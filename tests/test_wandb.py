@@ -238,7 +238,7 @@ def test_a_workspace_address_of_another_form_is_refused(text):
 
 def test_speed_counts_images_over_time_and_leaves_monitors_out(tmp_path, monkeypatch):
     clock = iter([0.0, 1.0, 3.0, 9.0, 20.0, 24.0])
-    monkeypatch.setattr(tracking, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("pnp.loggers.wandb.perf_counter", lambda: next(clock))
     log = WandbLog(tmp_path / "run")
     log.module = type("Module", (), {"global_batch": 32})
     rows(log, 0, 2)  # 2 s for 2 steps

@@ -172,6 +172,10 @@ class DataModule(L.LightningDataModule):
         given = self._batch_size
         return auto.batch_size(len(self.pretrain)) if isinstance(given, str) else given
 
+    @batch_size.setter
+    def batch_size(self, images: int) -> None:
+        self._batch_size = whole("data.batch_size", images, 2)
+
     @property
     def channels(self) -> int:
         """Colour channels of every image."""

@@ -70,8 +70,8 @@ def suggest(
     Args:
         trial: asked for every key of the space.
         space: as `read_space` gives it.
-        present: the config without them; a range whose ends and present value are whole numbers
-            is one of whole numbers.
+        present: the config without them; a range whose ends and present value (if it is not
+            `auto`) are whole numbers is one of whole numbers.
     """
     from omegaconf import OmegaConf
 
@@ -81,7 +81,9 @@ def suggest(
         if isinstance(options, list):
             words.append(override(key, trial.suggest_categorical(key, options)))
             continue
-        ends = (options["low"], options["high"], OmegaConf.select(now, key))
+        ends = [options["low"], options["high"], OmegaConf.select(now, key)]
+        if ends[2] == "auto":
+            ends.pop()
         pick: Any = (
             trial.suggest_int if all(isinstance(v, int) for v in ends) else trial.suggest_float
         )
