@@ -71,7 +71,7 @@ class Optim:
         choice("optim.name", self.name, NAMES)
         if self.lr == "auto" and self.name != "adamw":
             raise UserError(f"optim.lr=auto is for adamw: give {self.name} a number.")
-        elif self.lr != "auto":
+        if self.lr != "auto":
             number("optim.lr", self.lr, 0, open_low=True)
         for key in ("weight_decay", "momentum", "warmup_epochs", "final_lr"):
             number(f"optim.{key}", getattr(self, key), 0)
