@@ -85,14 +85,19 @@ class FolderImages:
                 raise ValueError(f"mode {image.mode}; convert the file to 8 bits a channel")
             # A JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8 of its size at once.
             image.draft("RGB", (2 * self.size, 2 * self.size))
-            rgb = image.convert("RGB")
-        width, height = rgb.size
+            return square(image.convert("RGB"), self.size)
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """An image as uint8 (channels, size, size): shorter side resized (bicubic), centre crop."""
+    if image.size != (size, size):
+        width, height = image.size
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
-        if rgb.size != (self.size, self.size):
-            rgb = rgb.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        return np.asarray(rgb).transpose(2, 0, 1).copy()
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    pixels = np.asarray(image)
+    return pixels[None].copy() if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()
 
 
 def load(

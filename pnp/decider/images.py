@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from pnp.data.files import decode_each
+from pnp.data.files import decode_each, square
 from pnp.data.folder import SUFFIXES, image_names
 from pnp.errors import UserError
 
@@ -92,14 +92,7 @@ class Reader:
             self.recoloured.append(image.mode)
             # Through RGB: a palette or transparency is resolved as the folder loader does.
             image = image.convert("RGB").convert(mode)
-        if image.size != (self.size, self.size):
-            width, height = image.size
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            box = (left, top, left + side, top + side)
-            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        array = np.asarray(image)
-        return array[None].copy() if self.channels == 1 else array.transpose(2, 0, 1).copy()
+        return square(image, self.size)
 
     def decode(self, path: Path) -> np.ndarray:
         """One file as uint8 (channels, size, size)."""
