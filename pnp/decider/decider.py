@@ -98,12 +98,12 @@ class Decider:
 
     @property
     def guarantee(self) -> str:
-        """What holds, as a sentence."""
+        """The guarantee, as a sentence."""
         return str(self.facts["guarantee"])
 
     @property
     def concept(self) -> str:
-        """What P means."""
+        """The meaning of P, as a phrase."""
         return str(self.facts["concept"]["name"])
 
     def reader(self) -> Reader:

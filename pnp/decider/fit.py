@@ -210,7 +210,7 @@ def fit(
 
 
 def guarantee(budgets: Budgets, band: ThreeWayThreshold) -> str:
-    """What the thresholds promise, in words."""
+    """The promise of the thresholds, in words."""
     if budgets.method != "exact":
         return str(band.guarantee_)
     wrong_p, wrong_not = {

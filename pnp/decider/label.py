@@ -1,4 +1,4 @@
-"""Which images to label next: some that teach the head most, and a random share that may calibrate.
+"""Images to label next: some that teach the head most, and a random share that may calibrate.
 
 The two kinds never mix. An image belongs to one of them by the hash of its content, for good:
 whatever is chosen for the head leaves the other kind a random sample of all images, which is what
