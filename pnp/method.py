@@ -239,6 +239,28 @@ class SelfSupervised(L.LightningModule):
             for parameter in self.student.head.parameters():
                 parameter.grad = None
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients; Lightning's own way refuses fused optimizers in mixed precision.
+
+        A fused optimizer divides the gradients of 16-mixed by their scale in its step: they are
+        still scaled here, and so is the limit.
+        """
+        if not gradient_clip_val:
+            return
+        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        limit = gradient_clip_val * (scaler.get_scale() if scaled else 1.0)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, limit)
+        else:
+            nn.utils.clip_grad_norm_(parameters, limit)
+
     def log_terms(self, terms: dict[str, Tensor], z: Tensor, batch_idx: int) -> None:
         """Log every `log_every` optimizer steps, straight to the loggers.
 

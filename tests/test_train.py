@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from conftest import FULL
@@ -338,3 +339,26 @@ def test_a_failed_job_of_a_multirun_is_listed_and_the_others_still_run(
     assert ran == [0, 1, 2]
     assert stopped.value.code == 1
     assert "1 of the jobs failed: seed=1" in " ".join(capsys.readouterr().err.split())
+
+
+class Sizes(L.Callback):
+    """Norm and largest entry of the gradients that the optimizer has used."""
+
+    def __init__(self):
+        self.norms, self.largest = [], []
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        grads = [p.grad.flatten() for p in pl_module.student.parameters() if p.grad is not None]
+        if grads:
+            self.norms.append(float(torch.cat(grads).norm()))
+            self.largest.append(float(torch.cat(grads).abs().max()))
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_in_mixed_precision_with_a_fused_optimizer(compose, algorithm):
+    clip = ("trainer.gradient_clip_val=1e-3", f"+trainer.gradient_clip_algorithm={algorithm}")
+    brief = ("trainer.max_epochs=1", "evaluation.test=false", "trainer.precision=bf16-mixed")
+    train(compose(*clip, *brief), [sizes := Sizes()])
+    values = sizes.norms if algorithm == "norm" else sizes.largest
+    assert len(values) >= 3
+    assert values == pytest.approx([1e-3] * len(values), rel=1e-3)
