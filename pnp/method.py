@@ -253,8 +253,9 @@ class SelfSupervised(L.LightningModule):
         if not gradient_clip_val:
             return
         scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
-        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
-        limit = gradient_clip_val * (scaler.get_scale() if scaled else 1.0)
+        limit = gradient_clip_val
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            limit *= scaler.get_scale()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(parameters, limit)
