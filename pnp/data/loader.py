@@ -109,9 +109,10 @@ class Loader:
                 pin_memory=self.device.type == "cuda",
                 generator=torch.Generator(),  # its own: the global stream stays untouched
             )
-        self._images = data.images
+        self._images, self._labels = data.images, data.labels
         if resident and isinstance(data.images, Tensor):
             self._images = data.images.to(self.device)
+            self._labels = None if data.labels is None else data.labels.to(self.device)
 
     def __len__(self) -> int:
         return self._length
@@ -154,9 +155,10 @@ class Loader:
         size = {"images": len(self.data), "batch_size": self.batch_size}
         return {**size, "seed": self.seed, "world_size": world_size()}
 
-    def indices(self) -> Iterator[Int64[Tensor, "b"]]:
+    def indices(self, device: torch.device | str = "cpu") -> Iterator[Int64[Tensor, "b"]]:
         """Image numbers of the batches still to come in this epoch on this rank."""
-        order = permutation(len(self.data), self.seed, "order", self.epoch)
+        # The whole order at once: a copy to the device in every step would wait for the step.
+        order = permutation(len(self.data), self.seed, "order", self.epoch).to(device)
         share = self.batch_size * world_size()
         offset = rank() * self.batch_size
         for batch in range(self.batch, len(self)):
@@ -174,9 +176,8 @@ class Loader:
 
     def _in_memory(self) -> Iterator[Batch]:
         assert isinstance(self._images, Tensor)
-        for index in self.indices():
-            images = self._images.index_select(0, index.to(self._images.device))
-            yield self._finish(images, index)
+        for index in self.indices(self._images.device):
+            yield self._finish(self._images.index_select(0, index), index)
 
     def _streamed(self) -> Iterator[Batch]:
         assert self._stream is not None
@@ -186,7 +187,7 @@ class Loader:
             yield self._finish(images, index)
 
     def _finish(self, images: Tensor, index: Tensor) -> Batch:
-        labels = None if self.data.labels is None else self.data.labels[index]
+        labels = None if self._labels is None else self._labels[index]
         return Batch(images, labels).to(self.device)
 
 
