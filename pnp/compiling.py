@@ -23,7 +23,7 @@ def compile_parts(
     """Compile parts in place: names in the state dict stay as they are.
 
     Args:
-        parts: some of `COMPILED`; True for encoder and views.
+        parts: some of `COMPILED`; True for the encoder, where it pays most.
         networks: student and teacher.
         views: of the training images.
         objective: as the method's.
@@ -33,7 +33,7 @@ def compile_parts(
     Raises:
         UserError: an unknown part, or CUDA graphs of an encoder that is not compiled.
     """
-    chosen = ("encoder", "views") if parts is True else parts or ()
+    chosen = ("encoder",) if parts is True else parts or ()
     if isinstance(chosen, str) or not set(chosen) <= set(COMPILED):
         raise UserError(
             f"method.compile={chosen!r}: give true, false or some of [{', '.join(COMPILED)}]."
@@ -45,6 +45,7 @@ def compile_parts(
         for network in networks.values():
             network.backbone.compile(mode=mode)
             network.projector.compile(mode=mode)
+            network.compiled = True
     if "views" in chosen:
         views.compile()
     if "objective" in chosen:

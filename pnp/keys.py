@@ -10,8 +10,8 @@ from pnp.files import flatten
 # Two runs that differ only in keys that begin so are one job: no number of theirs differs.
 NEUTRAL = (
     "run_dir", "resume", "wandb", "logger", "hydra", "choices", "data.num_workers", "data.resident",
-    "evaluation.cache", "callbacks.checkpoints.every_n_steps", "trainer.enable_",
-    "method.log_every", "method.cuda_graphs",
+    "evaluation.cache", "callbacks.checkpoints.every_n_steps", "callbacks.checkpoints.max_share",
+    "trainer.enable_", "method.log_every", "method.cuda_graphs",
 )  # fmt: skip
 # These change no weight: a run may be resumed with other ones.
 BESIDE_TRAINING = ("callbacks", "evaluation", "data.root")

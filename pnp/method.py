@@ -106,6 +106,7 @@ class SelfSupervised(L.LightningModule):
         self.seed, self.log_every = seed, log_every
         self.total_steps = 0  # set once there is a trainer
         self.steps_per_epoch = 1
+        self.logged: dict[str, float] = {}  # the last values that went to the loggers
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -265,7 +266,8 @@ class SelfSupervised(L.LightningModule):
     def log_terms(self, terms: dict[str, Tensor], z: Tensor, batch_idx: int) -> None:
         """Log every `log_every` optimizer steps, straight to the loggers.
 
-        `self.log` would repeat the last value in the row of every step until the epoch ends.
+        `self.log` would repeat the last value in the row of every step until the epoch ends, and
+        copy every value to the device, which waits. `logged` is for the progress bar.
         """
         step = self.trainer.global_step
         first_of_step = batch_idx % self.trainer.accumulate_grad_batches == 0
@@ -273,9 +275,11 @@ class SelfSupervised(L.LightningModule):
         every = auto.log_every(self.total_steps) if isinstance(every, str) else every
         if step % every or not first_of_step:
             return
-        names = {"loss": "total"}
+        # Every read from a GPU waits for all of the step: one for the terms, one for z.
+        numbers = torch.stack([term.detach().double() for term in terms.values()]).tolist()
+        names, z = {"loss": "total"}, z.cpu()
         values = {
-            **{f"loss/{names.get(k, k)}": float(v.detach()) for k, v in terms.items()},
+            **{f"loss/{names.get(k, k)}": v for k, v in zip(terms, numbers, strict=True)},
             "geometry/batch/sigma": geometry.sigma(z),
             "geometry/batch/mean_cosine": geometry.mean_cosine(z),
             "optim/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
@@ -284,7 +288,7 @@ class SelfSupervised(L.LightningModule):
             values["optim/momentum"] = self.teacher.momentum(step, self.total_steps)
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch, **values}, step)
-        self.log_dict(values, logger=False)  # for the progress bar
+        self.logged = values
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule, which moves with every optimizer step.

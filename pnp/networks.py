@@ -1,5 +1,6 @@
 """Networks of a method: backbone → projector → head, and the teacher that follows the student."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from inspect import signature
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -36,11 +37,16 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.projector, self.head = backbone, projector, head
-        self.normalize = normalize
+        self.normalize, self.compiled = normalize, False
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, F) and unit embeddings (N, D) in float32, for evaluation."""
-        features, z = self.encode(images)
+        """Features (N, F) and unit embeddings (N, D) in float32, for evaluation.
+
+        Never compiled: evaluation mode and a last batch of another size would each cost a
+        compilation, and CUDA graphs one recording per batch.
+        """
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            features, z = self.encode(images)
         return features, unit(z)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

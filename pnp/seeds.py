@@ -12,7 +12,7 @@ def step_seed(*key: int) -> int:
     >>> step_seed(0, 1, 2, 3) == step_seed(0, 1, 2, 3) != step_seed(0, 1, 3, 2)
     True
     """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

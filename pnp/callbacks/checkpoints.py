@@ -1,20 +1,24 @@
 """Checkpoints: last, best by online kNN, and a clean stop when a signal asks for it."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
+from shutil import copyfile
 from signal import SIGTERM
+from time import monotonic
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from pnp.errors import whole
+from pnp.distributed import broadcast
+from pnp.errors import number, whole
 from pnp.files import replacing
 from pnp.signals import Interrupted, listener
 
 
 class Checkpoints(Checkpoint):
-    """Write `last.ckpt` every epoch and `best.ckpt` whenever online kNN on validation improves.
+    """Write `last.ckpt` at the end of epochs and `best.ckpt` whenever online kNN improves.
 
     Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 finish the step, save `last.ckpt` and raise
     `pnp.signals.Interrupted`; a second Ctrl-C stops at once. Files are replaced whole: whatever
@@ -25,6 +29,9 @@ class Checkpoints(Checkpoint):
         config: the resolved configuration, kept inside each checkpoint.
         monitor: the logged metric that `best.ckpt` follows; without it only `last.ckpt` is written.
         every_n_steps: also write `last.ckpt` every so many optimizer steps; 0 is only per epoch.
+        max_share: largest share of the time that `last.ckpt` may take: where an epoch lasts no
+            longer than writing its end, several epochs share a checkpoint. A signal, the last epoch
+            and a better `best.ckpt` always write.
     """
 
     def __init__(
@@ -33,10 +40,13 @@ class Checkpoints(Checkpoint):
         config: dict[str, Any] | None = None,
         monitor: str = "probe/teacher/knn",
         every_n_steps: int = 0,
+        max_share: float = 0.05,
     ) -> None:
         whole("callbacks.checkpoints.every_n_steps", every_n_steps, 0)
+        number("callbacks.checkpoints.max_share", max_share, 0, 1, open_low=True)
         self.folder, self.config, self.monitor = Path(folder), config or {}, monitor
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.max_share = every_n_steps, max_share
+        self.written, self.cost = -float("inf"), 0.0  # when the last one was, and how long it took
         self.best: float | None = None
         self.stop_requested = self.saved = False
 
@@ -46,7 +56,7 @@ class Checkpoints(Checkpoint):
         listener.deferred = True
         self.step = trainer.global_step
         if not (self.folder / "last.ckpt").exists():
-            self.save(trainer, "last")
+            self.save(trainer)
 
     def stopping(self, trainer: L.Trainer) -> bool:
         """Tell whether a signal came, on any rank: all have to leave after the same step."""
@@ -65,19 +75,29 @@ class Checkpoints(Checkpoint):
         if trainer.is_last_batch:  # the epoch's own metrics and checkpoint come first
             return
         if self.stopping(trainer):
-            self.save(trainer, "last")
+            self.save(trainer)
             self.saved = True
         elif self.every_n_steps and self.step % self.every_n_steps == 0:
-            self.save(trainer, "last")
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of the epoch; Lightning calls this after the monitors have logged."""
         value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and (self.best is None or float(value) > self.best):
-            self.best = float(value)
-            self.save(trainer, "best")
-        self.save(trainer, "last")
+        better = value is not None and (self.best is None or float(value) > self.best)
+        self.best = float(value) if value is not None and better else self.best
         self.saved = self.stopping(trainer)
+        if better or self.saved or self.due(trainer):
+            self.save(trainer)
+        if better and trainer.is_global_zero:
+            with replacing(self.folder / "best.ckpt") as part:
+                _same(self.folder / "last.ckpt", part)
+
+    def due(self, trainer: L.Trainer) -> bool:
+        """Tell whether this epoch's end is written, the same on all ranks."""
+        epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+        ended = 0 < epochs <= trainer.current_epoch + 1 or 0 < steps <= trainer.global_step
+        cheap = self.cost <= self.max_share * (monotonic() - self.written)
+        return trainer.should_stop or ended or bool(broadcast(cheap))
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         """Stop here, once Lightning has logged the step that was saved last."""
@@ -96,11 +116,13 @@ class Checkpoints(Checkpoint):
         """Nothing is left to finish."""
         listener.deferred = False
 
-    def save(self, trainer: L.Trainer, name: str) -> None:
-        """Replace `<folder>/<name>.ckpt`; every rank has to call it."""
-        file = self.folder / f"{name}.ckpt"
+    def save(self, trainer: L.Trainer) -> None:
+        """Replace `<folder>/last.ckpt`; every rank has to call it."""
+        file, started = self.folder / "last.ckpt", monotonic()
         with replacing(file) if trainer.is_global_zero else nullcontext(file) as part:
             trainer.save_checkpoint(part)
+        self.written = monotonic()
+        self.cost = self.written - started
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -115,3 +137,11 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best value so far."""
         self.best = state_dict["best"]
+
+
+def _same(file: Path, copy: Path) -> None:
+    """A second name for a file that is only ever replaced; a copy where links are not allowed."""
+    try:
+        os.link(file, copy)
+    except OSError:
+        copyfile(file, copy)

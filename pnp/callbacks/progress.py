@@ -17,7 +17,7 @@ SHOWN = {
 
 
 def _shown(trainer: L.Trainer) -> dict[str, float]:
-    logged = trainer.callback_metrics
+    logged = {**trainer.callback_metrics, **getattr(trainer.lightning_module, "logged", {})}
     return {short: float(logged[name]) for name, short in SHOWN.items() if name in logged}
 
 

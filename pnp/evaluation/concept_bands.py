@@ -142,12 +142,13 @@ def concept_bands(
         labels: classes of the test images, for the band's share per class.
         grid: candidate l2 of the heads.
     """
+    place = space.mean.device
     train, validation = (
-        (features[split], targets.y[split], targets.keep[split])
+        (features[split], targets.y[split].to(place), targets.keep[split].to(place))
         for split in ("train", "validation")
     )
     heads = concept_heads(train, validation, space, grid)
-    logits = {s: heads.logits(features[s]).double().numpy() for s in ("calibration", "test")}
+    logits = {s: heads.logits(features[s]).double().cpu().numpy() for s in ("calibration", "test")}
     bands = {}
     for k, name in enumerate(targets.names):
         keep = {s: targets.keep[s][:, k].numpy() for s in logits}

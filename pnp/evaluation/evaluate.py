@@ -79,19 +79,22 @@ def evaluate_networks(
     rows: list[Row] = []
     bands: dict[str, dict[str, ConceptBand]] = {}
     by_owner: dict[str, Tensor] = {}
-    for owner, features, embeddings in representations:
+    for owner, stored, embeddings in representations:
+        place = probe_device(stored, setting.device)
+        features = {name: part.to(place) for name, part in stored.items()}
         space = Space.of(features["train"])
         rotated = {name: space(part) for name, part in features.items()}
         probes = probe(features, rotated, space, data, protocol, owner)
         rows += probes if owner in networks else find(probes, split="test")
         for kind, z in (("features", features), ("embeddings", embeddings)):
             if z is not None and owner in networks:
-                few = None if labels is None else labels[:PAIRS]
-                measures = geometry.describe_fully(z[split][:PAIRS], few)
+                some = z[split][:PAIRS]
+                few = None if labels is None else labels[:PAIRS].to(some.device)
+                measures = geometry.describe_fully(some, few)
                 rows += [Row("", split, kind, owner, "", k, value) for k, value in measures.items()]
         if targets is not None and budgets is not None:
             bands[owner] = concept_bands(rotated, space, targets, budgets, labels, protocol.l2)
-        by_owner[owner] = features[split]
+        by_owner[owner] = stored[split]
     main = next(owner for owner in ("teacher", *networks) if owner in networks)
     plane, share = principal_plane(by_owner[main][:POINTS])
     pictures = folder / "figures"
@@ -107,6 +110,16 @@ def evaluate_networks(
         captions |= draw_bands(pictures, bands, main, plane, data.splits["test"], budgets)
     write_json(pictures / "captions.json", captions)
     return rows
+
+
+def probe_device(features: Mapping[str, Tensor], device: torch.device) -> torch.device:
+    """Where to fit probes: on a GPU if copies of all features fit there, else on the CPU."""
+    if device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    # Features, the same in their space, train and validation joined, and chunks of similarities.
+    wanted = 4 * sum(part.nbytes for part in features.values()) + 2**30
+    return device if wanted < free else torch.device("cpu")
 
 
 def references(protocol: Protocol, untrained: nn.Module) -> dict[str, nn.Module]:

@@ -184,7 +184,7 @@ def fit_linear(
         logits = (x @ weight.T + bias).view(len(x), len(l2), classes)
         return F.cross_entropy(logits.transpose(1, 2), target, reduction="sum") / len(x)
 
-    every = torch.tensor(list(l2), dtype=torch.float32).repeat_interleave(classes)
+    every = torch.tensor(list(l2), device=x.device).repeat_interleave(classes)
     weight, bias = minimise(loss, space, every, start)
     parts = zip(weight.split(classes), bias.split(classes), l2, strict=True)
     return [LinearProbe(w, b, strength) for w, b, strength in parts]
@@ -281,8 +281,7 @@ def concept_heads(
     """
     x, targets, keep = validation
     some = subset(len(train[0]), CHOOSE_ON)
-    l2 = torch.tensor(list(grid), dtype=torch.float32)
-    count = targets.shape[1]
+    l2, count = torch.tensor(list(grid), device=x.device), targets.shape[1]
     wide = [values[some].repeat(1, len(grid)) for values in train[1:]]
     fits = fit_concepts(train[0][some], wide[0], wide[1], space, l2.repeat_interleave(count))
     logits = fits.logits(x).view(len(x), len(grid), count)
@@ -290,7 +289,7 @@ def concept_heads(
         logits, targets[:, None].expand_as(logits), reduction="none"
     )
     best = ((cost * keep[:, None]).sum(0) / keep.sum(0)).argmin(0)
-    row = best * count + torch.arange(count)
+    row = best * count + torch.arange(count, device=x.device)
     start = replace(fits, weight=fits.weight[row], bias=fits.bias[row])
     x, targets, keep = (torch.cat(parts) for parts in zip(train, validation, strict=True))
     return fit_concepts(x, targets, keep, space, l2[best], start)

@@ -146,7 +146,7 @@ def probe(
     """Accuracies of the probes, on validation (fitted on train) and on test (fitted on both).
 
     Args:
-        features: by split, from `split_features`.
+        features: by split, from `split_features`; on one device, where the probes work.
         rotated: the same features in `space`.
         space: of the training features.
         data: the data set with their labels.
@@ -157,7 +157,8 @@ def probe(
         `knn` and `linear` on validation, and unless `protocol.test` is off `knn`, `linear`,
         `linear_1pct`, … on test with 95 % Clopper-Pearson intervals; empty without labels.
     """
-    labels = {n: y for n in features if (y := data.splits[n].labels) is not None}
+    place = space.mean.device
+    labels = {n: y.to(place) for n in features if (y := data.splits[n].labels) is not None}
     if not labels:
         return []
     classes = len(data.classes)
@@ -202,7 +203,7 @@ def _accuracy(scores: Tensor, truth: Tensor) -> float:
 
 def _few(labels: Tensor, fraction: float) -> Tensor:
     """A fixed share of every class, at least one image of each."""
-    order = subset(len(labels), len(labels))
+    order = subset(len(labels), len(labels)).to(labels.device)
     chosen = []
     for label in labels.unique():
         members = order[labels[order] == label]
