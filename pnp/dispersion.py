@@ -9,6 +9,7 @@ z (V, N, D) are V views of N images. With several processes z holds the images o
 summed over the processes in forward; backward needs no collective.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -51,6 +52,11 @@ def repulsion(
 ) -> Tensor:
     """The value of `pnp.losses.repulsion`; its gradient is that of the images `own`."""
     return _Known.apply(z, *_repulsion(z, kernel, margin, t, beta, own))  # pyright: ignore[reportReturnType]
+
+
+def log_sum_exp(z: Tensor, temperature: float, own: slice | None, *, decoupled: bool) -> Tensor:
+    """Repulsion per anchor, the kernel `logsumexp` of `pnp.losses.repulsion`."""
+    return _Known.apply(z, *_log_sum_exp(z, temperature, own, decoupled))  # pyright: ignore[reportReturnType]
 
 
 def covariance(z: Tensor, own: slice | None) -> Tensor:
@@ -125,6 +131,53 @@ def _repulsion(
         if kernel == "softplus":
             value = value / beta
         grad *= (2.0 if kernel == "softplus" else 4.0) / pairs
+    return value, grad.view(images, views, dims).transpose(0, 1)
+
+
+@torch.no_grad()
+def _log_sum_exp(
+    z: Tensor, temperature: float, own: slice | None, decoupled: bool
+) -> tuple[Tensor, Tensor]:
+    """Value and gradient.
+
+    With l_a = log Σ_b exp(s_ab/τ) over the B rows b that push anchor a, and M = VN anchors,
+
+        R = 2τ Σ_a (l_a − log B) / M,    ∂R/∂z_a = 2 Σ_b (p_ab + p_ba) z_b / M:
+
+    p_ab = exp(s_ab/τ − l_a) is b's share of a's softmax, p_ba a's share of b's. A first pass over
+    the blocks finds l, which the processes exchange; a single block is kept for the second.
+    """
+    views, images, dims = z.shape
+    rows = z.transpose(0, 1).reshape(-1, dims)
+    mine = range(*(own or slice(None)).indices(images))
+    size = max(LEAST, BLOCK.get(z.device.type, BLOCK["cuda"]) // len(rows))
+    size = max(1, size // views) * views
+    last = views * mine.stop
+    blocks = [slice(i, min(i + size, last)) for i in range(views * mine.start, last, size)]
+
+    def logits(block: slice) -> Tensor:
+        s = (rows[block] / temperature) @ rows.T
+        square = s[:, block]
+        if decoupled:
+            square = square.view(-1, views, len(square) // views, views).diagonal(dim1=0, dim2=2)
+        else:
+            square = square.diagonal()
+        square.fill_(-torch.inf)
+        return s
+
+    whole = logits(blocks[0]) if len(blocks) == 1 else None
+    logs = z.new_zeros(len(rows))
+    for block in blocks:
+        logs[block] = (logits(block) if whole is None else whole).logsumexp(1)
+    logs = logs if own is None else all_sum(logs)
+    grad = torch.zeros_like(rows)
+    for block in blocks:
+        s = logits(block) if whole is None else whole
+        weights = (s - logs).exp_().add_(s.sub_(logs[block, None]).exp_())
+        torch.mm(weights, rows, out=grad[block])
+    pushing = views * (images - 1) if decoupled else views * images - 1
+    value = 2.0 * temperature * (logs.mean() - math.log(pushing))
+    grad *= 2.0 / len(rows)
     return value, grad.view(images, views, dims).transpose(0, 1)
 
 

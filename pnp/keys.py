@@ -20,6 +20,15 @@ RETIRED = {"objective.queue": 0}
 # Keys of earlier versions, with their place today.
 MOVED = {"objective.global_batch": "method.global_batch"}
 
+# Keys of later versions, with the value that earlier ones had as a constant.
+ADDED = {
+    "objective.t": 2.0,
+    "objective.beta": 1.0,
+    "objective.temperature": 0.2,
+    "objective.decoupled": True,
+    "objective.target": "pairs",
+}
+
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of an earlier version in today's form.
@@ -86,7 +95,7 @@ def original(config: Mapping[str, Any]) -> dict[str, Any]:
             flat[key] = flat.pop(place) if flat.get(key) is None else flat[key]
             flat.pop(place, None)
     if flat.get("objective._target_") == "pnp.objectives.PNP":
-        flat = RETIRED | flat
+        flat = RETIRED | {k: v for k, v in flat.items() if k not in ADDED or v != ADDED[k]}
     return flat
 
 

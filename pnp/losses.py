@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pnp import dispersion
 from pnp.errors import UserError, choice
-from pnp.geometry import widened
+from pnp.geometry import unit, widened
 
 SCALES = ("sphere", "absolute")
-KERNELS = ("hinge", "softplus", "gaussian")
+KERNELS = ("hinge", "softplus", "gaussian", "logsumexp")
+TARGETS = ("pairs", "mean")
 
 _P = ParamSpec("_P")
 
@@ -49,20 +50,26 @@ def _check(z: Tensor, what: str, dims: tuple[int, ...] = (3,)) -> None:
 
 @_full_precision
 def alignment(
-    student: Float[Tensor, "v n d"], teacher: Float[Tensor, "w n d"]
+    student: Float[Tensor, "v n d"], teacher: Float[Tensor, "w n d"], target: str = "pairs"
 ) -> Float[Tensor, ""]:
-    """Squared distance between the views of one image: mean over v≠w, i of `2 − 2⟨z[v,i], t[w,i]⟩`.
+    """Squared distance between the views of one image: mean over v, i of `2 − 2⟨z[v,i], target⟩`.
 
-    0 when all views agree, 4 when they are opposite. Both index one list of views: the teacher may
-    see only the first of them.
+    pairs: each t[w,i] with w≠v in turn;
+    mean:  the mean of all t[w,i] with w≠v, scaled to length 1 (FastSiam, Pototzky et al. 2022).
+
+    0 when all views agree, 4 when they are opposite; of two views both targets are the same. Both
+    index one list of views: the teacher may see only the first of them.
 
     Args:
         student: unit embeddings `(V, N, D)`.
-        teacher: unit embeddings `(W, N, D)`; pass them detached.
+        teacher: unit embeddings `(W, N, D)`: detached, or the student's own for a gradient through
+            both sides.
+        target: `pairs` or `mean`.
 
     Raises:
-        UserError: the shapes do not fit, or no pair v≠w exists.
+        UserError: the shapes do not fit, no pair v≠w exists, or the target is unknown.
     """
+    choice("target", target, TARGETS)
     if student.ndim != 3 or teacher.ndim != 3 or student.shape[1:] != teacher.shape[1:]:
         raise UserError(
             "alignment expects student (V, N, D) and teacher (W, N, D) of the same images, "
@@ -77,6 +84,10 @@ def alignment(
             "leave none to compare. Use at least 2 views."
         )
     z, t = widened(student), widened(teacher)
+    if target == "mean":
+        # A view past the teacher's last has no target of its own to leave out.
+        others = t.sum(0) - F.pad(t, (0, 0, 0, 0, 0, max(0, views - teachers)))[:views]
+        return (2.0 - 2.0 * (z * unit(others)).sum(-1)).mean()
     everything = (z.sum(0) * t.sum(0)).sum(-1)
     own = (z[:same] * t[:same]).sum((0, -1))
     return (2.0 - 2.0 * (everything - own) / pairs).mean()
@@ -145,25 +156,35 @@ def repulsion(
     t: float = 2.0,
     beta: float = 1.0,
     own: slice | None = None,
+    *,
+    temperature: float = 0.2,
+    decoupled: bool = True,
 ) -> Float[Tensor, ""]:
     """Soft repulsion between *different images*, all views pooled; views of one image never repel.
 
-    hinge:    mean of `max(0, ⟨z_i,z_j⟩ − margin)²`;
-    softplus: mean of `softplus(β(⟨z_i,z_j⟩ − margin))/β`, the smooth hinge: never quite at rest;
-    gaussian: `log mean exp(−t‖z_i − z_j‖²)` (uniformity, Wang & Isola 2020); no margin.
+    hinge:     mean of `max(0, ⟨z_i,z_j⟩ − margin)²`;
+    softplus:  mean of `softplus(β(⟨z_i,z_j⟩ − margin))/β`, the smooth hinge: never quite at rest;
+    gaussian:  `log mean exp(−t‖z_i − z_j‖²)` (uniformity, Wang & Isola 2020); no margin;
+    logsumexp: mean over i of `2τ log mean_j exp(⟨z_i,z_j⟩/τ)`: each anchor i is pushed alike (with
+               alignment: decoupled contrastive loss, Yeh et al. 2022); no margin.
 
     Args:
         z: unit embeddings `(V, N, D)`.
         margin: cosine below which a pair is left alone.
-        kernel: `hinge`, `softplus` or `gaussian`.
+        kernel: `hinge`, `softplus`, `gaussian` or `logsumexp`.
         t: concentration of the gaussian kernel.
         beta: sharpness of the softplus kernel.
         own: where z holds the images of all processes, those of this one: it computes their share
             and their gradient, and the values are summed over the processes. None: all of z.
+        temperature: τ of the logsumexp kernel: the smaller, the more the nearest push.
+        decoupled: False counts the other views of image i among the j of the logsumexp kernel (with
+            alignment: NT-Xent, Chen et al. 2020).
 
     Raises:
         UserError: a wrong shape or kernel, or fewer than 2 images.
     """
     _check(z, "repulsion")
     choice("kernel", kernel, KERNELS)
+    if kernel == "logsumexp":
+        return dispersion.log_sum_exp(widened(z), temperature, own, decoupled=decoupled)
     return dispersion.repulsion(widened(z), kernel, margin, t, beta, own)

@@ -35,7 +35,7 @@ class SelfSupervised(L.LightningModule):
         optim: see `pnp.optim`.
         head: predictor or prototypes after the projector; see `pnp.networks`.
         teacher: `ema` (a moving average of the student), `stop_gradient` (the student's own z) or
-            `none` (the student's own outputs, for objectives that ask for no target).
+            `none` (the student's own outputs, with gradient through both sides).
         momentum: of the EMA teacher, at step 0; `auto` follows from the number of steps.
         predicts: the head is a predictor; the teacher gets none.
         normalize: unit z; see `pnp.networks`.
@@ -136,10 +136,14 @@ class SelfSupervised(L.LightningModule):
         """Views → student → teacher, in micro-batches where the batch is larger than one."""
         forward, draws = partial(self.embed_piece, batch_idx), partial(self.draws, batch_idx)
         if self.micro_batch is None or len(images) <= self.micro_batch:
-            return forward(images, draws())
-        pieces = images.split(self.micro_batch)
-        autocast = self.trainer.precision_plugin.forward_context
-        return micro_batches.embed(forward, pieces, draws, self.student, autocast)
+            outputs = forward(images, draws())
+        else:
+            pieces = images.split(self.micro_batch)
+            autocast = self.trainer.precision_plugin.forward_context
+            outputs = micro_batches.embed(forward, pieces, draws, self.student, autocast)
+        if self.kind == "none":
+            return outputs._replace(teacher=outputs.student[: self.views.count])
+        return outputs
 
     def embed_piece(
         self,

@@ -65,7 +65,8 @@ class Network(nn.Module):
 class Outputs(NamedTuple):
     """Outputs of the networks for V views of N images; the teacher sees the first W views.
 
-    features (V, N, F), z (V, N, D), student (V, N, K) and teacher (W, N, K'), without gradient.
+    features (V, N, F), z (V, N, D), student (V, N, K) and teacher (W, N, K'): without gradient, or
+    the student's own.
     """
 
     features: Tensor

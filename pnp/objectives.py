@@ -23,13 +23,18 @@ class PNP(nn.Module):
     Args:
         weights: term -> weight; a term that is absent or weighs 0 is not computed.
         margin: cosine below which repulsion leaves a pair alone.
-        kernel: repulsion kernel: `hinge`, `softplus` or `gaussian`.
+        kernel: repulsion kernel: `hinge`, `softplus`, `gaussian` or `logsumexp`.
+        t: concentration of the gaussian kernel.
+        beta: sharpness of the softplus kernel.
+        temperature: of the logsumexp kernel.
+        decoupled: leave an anchor's own views out of the logsumexp kernel.
+        target: what alignment compares a view with: `pairs` or `mean` of the other views.
         floor: variance floor, in units of 1/√D at scale `sphere`.
         scale: `sphere` (reachable on unit vectors) or `absolute` (VICReg's own).
         eps: inside the root of the variance term; relative to the floor at scale `sphere`.
 
     Raises:
-        UserError: an unknown term, scale or kernel, a negative weight, or no weight above 0.
+        UserError: an unknown term or choice, a value out of range, or no weight above 0.
     """
 
     def __init__(
@@ -38,6 +43,11 @@ class PNP(nn.Module):
         *,
         margin: float = 0.2,
         kernel: str = "hinge",
+        t: float = 2.0,
+        beta: float = 1.0,
+        temperature: float = 0.2,
+        decoupled: bool = True,
+        target: str = "pairs",
         floor: float = 1.0,
         scale: str = "sphere",
         eps: float = 1e-4,
@@ -49,7 +59,12 @@ class PNP(nn.Module):
         number("objective.floor", floor, 0, open_low=True)
         number("objective.eps", eps, 0, open_low=True)
         number("objective.margin", margin, -1, 1, open_high=True)  # a cosine
-        self.margin, self.kernel = margin, kernel
+        choice("objective.target", target, losses.TARGETS)
+        choice("objective.decoupled", decoupled, (True, False))
+        for name, value in (("t", t), ("beta", beta), ("temperature", temperature)):
+            number(f"objective.{name}", value, 0, open_low=True)
+        self.margin, self.kernel, self.target = margin, kernel, target
+        self.t, self.beta, self.temperature, self.decoupled = t, beta, temperature, decoupled
         self.floor, self.scale, self.eps = floor, scale, eps
 
     def forward(
@@ -62,7 +77,8 @@ class PNP(nn.Module):
 
         Args:
             student: unit embeddings `(V, N, D)` of this process's images.
-            teacher: unit embeddings `(W, N, D)` of the same images, without gradient.
+            teacher: unit embeddings `(W, N, D)` of the same images: without gradient, or the
+                student's own.
             epoch: unused here; objectives with schedules ask for it.
         """
         # An alias sums the gradients of the global terms before that of alignment is added: the
@@ -71,10 +87,21 @@ class PNP(nn.Module):
         if self.weights.keys() - {"alignment"}:
             z, own = gather_images(z, dim=1)
         compute = {
-            "alignment": lambda: global_mean(losses.alignment(student, teacher), student.shape[1]),
+            "alignment": lambda: global_mean(
+                losses.alignment(student, teacher, self.target), student.shape[1]
+            ),
             "variance": lambda: losses.variance(z, self.floor, self.scale, self.eps),
             "covariance": lambda: losses.covariance(z, self.scale, own),
-            "repulsion": lambda: losses.repulsion(z, self.margin, self.kernel, own=own),
+            "repulsion": lambda: losses.repulsion(
+                z,
+                self.margin,
+                self.kernel,
+                self.t,
+                self.beta,
+                own,
+                temperature=self.temperature,
+                decoupled=self.decoupled,
+            ),
         }
         terms = {name: compute[name]() for name in self.weights}
         loss = sum(

@@ -15,13 +15,17 @@ def covariance(z, scale="sphere"):
     return off.mean() * (d if scale == "sphere" else 1 / d)
 
 
-def repulsion(z, margin=0.2, kernel="hinge", t=2.0, beta=1.0):
+def repulsion(z, margin=0.2, kernel="hinge", t=2.0, beta=1.0, *, temperature=0.2, decoupled=True):
     """Mean of the kernel over pairs of different images; z (V, N, D)."""
     v, n, _ = z.shape
     rows = z.flatten(0, 1)
     s = rows @ rows.T
     image = torch.arange(n).repeat(v)
     keep = image[None] != image[:, None]
+    if kernel == "logsumexp":
+        keep = keep if decoupled else ~torch.eye(len(rows), dtype=torch.bool)
+        logs = (s / temperature).masked_fill(~keep, -math.inf).logsumexp(1)
+        return 2 * temperature * (logs - math.log(int(keep[0].sum()))).mean()
     if kernel == "gaussian":
         d2 = (rows[:, None] - rows[None]).square().sum(-1)
         return torch.logsumexp(-t * d2[keep], 0) - math.log(int(keep.sum()))

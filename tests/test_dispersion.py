@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from pnp import dispersion, losses
 
-KERNELS = ("hinge", "softplus", "gaussian")
+KERNELS = ("hinge", "softplus", "gaussian", "logsumexp")
 
 
 def sphere(*shape, seed=0, dtype=torch.float64):
@@ -30,11 +30,13 @@ def block(request, monkeypatch):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS, "coupled"])
 def test_repulsion_equals_the_naive_form(kernel, dtype, tolerance, block):
     # Not quite unit, so that the gaussian's dependence on length is seen.
     z = 1.1 * sphere(3, 6, 4, dtype=dtype)
-    options = {"margin": -0.3, "kernel": kernel, "t": 3.0, "beta": 5.0}
+    options = {"margin": -0.3, "kernel": kernel, "t": 3.0, "beta": 5.0, "temperature": 0.3}
+    if kernel == "coupled":
+        options |= {"kernel": "logsumexp", "decoupled": False}
     for got, expected in zip(
         both(lambda z: losses.repulsion(z, **options), z),
         both(lambda z: repulsion(z, **options), z),
@@ -68,7 +70,7 @@ def test_float32_keeps_five_digits_over_many_blocks(kernel):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_gaussian_kernel_that_underflows_everywhere_stays_finite(kernel):
     z = sphere(2, 4, 3, dtype=torch.float32)
-    options = {"kernel": kernel, "t": 500.0}
+    options = {"kernel": kernel, "t": 500.0, "temperature": 2e-3}
     got, grad = both(lambda z: losses.repulsion(z, **options), z)
     expected, _ = both(lambda z: repulsion(z, **options), z.double())
     assert grad.isfinite().all()

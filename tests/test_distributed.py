@@ -25,8 +25,10 @@ OBJECTIVES = {
     "repulsion": {"weights": {"repulsion": 1}},
     "repulsion softplus": {"weights": {"repulsion": 1}, "kernel": "softplus"},
     "repulsion gaussian": {"weights": {"repulsion": 1}, "kernel": "gaussian"},
+    "repulsion logsumexp": {"weights": {"repulsion": 1}, "kernel": "logsumexp"},
+    "mean, coupled": {"kernel": "logsumexp", "decoupled": False, "target": "mean"},
 }
-FEW = ("hinge", "gaussian")
+FEW = ("hinge", "gaussian", "mean, coupled")
 # More images than dimensions, and fewer: covariance takes the smaller side.
 CASES = [(name, dims) for name in OBJECTIVES for dims in (6, 20)]
 

@@ -23,6 +23,16 @@ def test_a_job_keeps_the_identity_that_version_0_1_gave_it(case):
     assert identity(keys.upgrade(config)) == name
 
 
+def test_a_later_key_with_the_value_of_the_earlier_constant_is_the_same_job():
+    config = CASES[""]["config"]
+    later = {key.removeprefix("objective."): value for key, value in keys.ADDED.items()}
+    today = {**config, "objective": config["objective"] | later}
+    assert identity(today) == CASES[""]["identity"]
+    assert differences(config, today) == []
+    today["objective"]["temperature"] = 0.1
+    assert identity(today) != CASES[""]["identity"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_an_old_checkpoint_resumes_under_the_upgraded_configuration(case):
     config = CASES[case]["config"]

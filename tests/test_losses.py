@@ -26,7 +26,12 @@ TERMS = {
     "hinge": losses.repulsion,
     "softplus": lambda z: losses.repulsion(z, kernel="softplus"),
     "gaussian": lambda z: losses.repulsion(z, kernel="gaussian"),
+    "logsumexp": lambda z: losses.repulsion(z, kernel="logsumexp"),
+    "coupled": lambda z: losses.repulsion(z, kernel="logsumexp", decoupled=False),
+    "alignment_mean": lambda z: losses.alignment(z, sphere(3, *z.shape[1:], seed=9), "mean"),
+    "alignment_itself": lambda z: losses.alignment(z, z, "mean"),
 }
+DISTANCES = [name for name in TERMS if name.startswith("alignment")]
 
 
 def test_alignment_is_the_mean_over_pairs_of_different_views():
@@ -45,6 +50,14 @@ def test_alignment_is_zero_for_equal_views_and_four_for_opposite_ones():
     z = sphere(1, 6, 4).repeat(2, 1, 1)
     assert float(losses.alignment(z, z)) == pytest.approx(0, abs=1e-12)
     assert float(losses.alignment(z, -z)) == pytest.approx(4, abs=1e-12)
+
+
+def test_alignment_to_the_mean_leaves_out_the_views_own_target_and_is_pairs_for_two_views():
+    z, t = sphere(4, 5, 3), sphere(2, 5, 3, seed=1)
+    means = [t[1], t[0], normalize(t.sum(0), dim=-1), normalize(t.sum(0), dim=-1)]
+    expected = (2 - 2 * (z * torch.stack(means)).sum(-1)).mean()
+    torch.testing.assert_close(losses.alignment(z, t, "mean"), expected)
+    torch.testing.assert_close(losses.alignment(z[:2], t, "mean"), losses.alignment(z[:2], t))
 
 
 @pytest.mark.parametrize("floor", [0.5, 1.0])
@@ -74,7 +87,7 @@ def test_covariance_matches_its_formula():
     assert float(losses.covariance(z, "absolute")) == pytest.approx(expected / d, abs=1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["hinge", "softplus", "gaussian"])
+@pytest.mark.parametrize("kernel", ["hinge", "softplus", "gaussian", "logsumexp"])
 def test_repulsion_runs_over_pairs_of_different_images_in_all_views(kernel):
     z = sphere(3, 4, 2)
     rows = [(v, i) for v in range(3) for i in range(4)]
@@ -86,6 +99,11 @@ def test_repulsion_runs_over_pairs_of_different_images_in_all_views(kernel):
         "gaussian": math.log(
             sum(math.exp(-2 * float((a - b).square().sum())) for a, b in pairs) / len(pairs)
         ),
+        "logsumexp": sum(
+            0.4 * math.log(sum(math.exp(5 * float(z[a] @ z[b])) for b in rows if a[1] != b[1]) / 9)
+            for a in rows
+        )
+        / len(rows),
     }[kernel]
     assert float(losses.repulsion(z, 0.2, kernel)) == pytest.approx(expected, abs=1e-10)
 
@@ -108,14 +126,14 @@ def test_the_order_of_images_does_not_matter(term):
     order = torch.randperm(6)
 
     def value(order):
-        if term == "alignment":
-            return losses.alignment(z[:, order], other[:, order])
+        if term in DISTANCES:
+            return losses.alignment(z[:, order], other[:, order], "mean")
         return TERMS[term](z[:, order])
 
     torch.testing.assert_close(value(order), value(torch.arange(6)))
 
 
-@pytest.mark.parametrize("term", ["alignment", "hinge", "softplus", "gaussian"])
+@pytest.mark.parametrize("term", ["alignment", "hinge", "softplus", "gaussian", "logsumexp"])
 def test_rotating_the_space_changes_no_distance_term(term):
     z, t = sphere(2, 6, 4), sphere(2, 6, 4, seed=1)
     turn = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
@@ -138,7 +156,7 @@ def test_statistics_stay_in_float32_under_autocast(term, dtype):
     z = sphere(2, 32, 16).float()
     with torch.autocast("cpu", torch.bfloat16):
         inside = TERMS[term](z)
-    assert inside.dtype == torch.float32 or term == "alignment"
+    assert inside.dtype == torch.float32 or term in DISTANCES
     torch.testing.assert_close(inside, TERMS[term](z))
     assert TERMS[term](z.to(dtype)).dtype != dtype
 
@@ -151,7 +169,7 @@ def test_collapsed_embeddings_give_finite_gradients(term):
     assert z.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("term", [t for t in TERMS if t != "alignment"])
+@pytest.mark.parametrize("term", [t for t in TERMS if t not in DISTANCES])
 def test_a_batch_of_one_is_an_error_that_says_so(term):
     with pytest.raises(UserError, match="at least 2 images"):
         TERMS[term](sphere(2, 1, 4))
@@ -165,3 +183,5 @@ def test_wrong_shapes_views_scales_and_kernels_are_named():
         losses.variance(z, scale="cube")
     with pytest.raises(UserError, match="kernel=spring"):
         losses.repulsion(z, kernel="spring")
+    with pytest.raises(UserError, match="target=median"):
+        losses.alignment(z, z, "median")

@@ -91,6 +91,17 @@ def test_pieces_of_any_size_give_the_loss_and_gradient_of_the_whole(micro_batch,
     torch.testing.assert_close(pieces["embeddings"], whole["embeddings"], rtol=0, atol=1e-12)
 
 
+def test_without_a_teacher_the_gradient_goes_through_both_sides():
+    def gradient(teacher):
+        method = module(None, teacher=teacher)
+        method.objective = PNP({"alignment": 1.0})
+        return step(method)[1]
+
+    fixed = gradient("stop_gradient")
+    for name, both in gradient("none").items():
+        torch.testing.assert_close(both, 2 * fixed[name])
+
+
 def test_both_passes_draw_the_same_views_and_the_same_dropout():
     method = module(8, views=Noise(), layers=[nn.Dropout(0.5)], dtype=torch.float32)
     seen = []

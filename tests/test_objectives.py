@@ -44,6 +44,9 @@ def test_unknown_terms_get_the_near_match_and_the_list():
         ({"floor": 0}, "floor"),
         ({"scale": "flat"}, "scale"),
         ({"kernel": "flat"}, "kernel"),
+        ({"target": "flat"}, "target"),
+        ({"temperature": 0}, r"objective\.temperature=0"),
+        ({"t": -1}, r"objective\.t=-1"),
     ],
 )
 def test_impossible_options_are_errors(options, message):
