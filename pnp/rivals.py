@@ -1,4 +1,7 @@
-"""Objectives of the other methods, by `lightly.loss`: (student, teacher, epoch) -> {"loss", terms}.
+"""Objectives of the other methods: (student, teacher, epoch) -> {"loss", terms}.
+
+SimCLR and VICReg are weighted sums of the terms of `pnp.losses`, which `lightly.loss` confirms in
+the tests; the others are lightly's.
 
 Student outputs are (V, N, K): V views of this process's N images, global views first; teacher
 outputs are (W, N, K) of the first W of them, without gradient. A loss of pairs of views is the mean
@@ -11,15 +14,18 @@ the mean over processes, of the loss and of its gradients, is that of the global
 processes have different numbers of images.
 """
 
+import math
 from itertools import combinations, product
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pnp.distributed import all_sum, gather, world_size
+from pnp import losses
+from pnp.distributed import all_sum, gather_images, world_size
 from pnp.errors import UserError, number, whole
-from pnp.geometry import widened
+from pnp.geometry import unit, widened
 from pnp.seeds import step_seed
 
 
@@ -143,7 +149,9 @@ class NegativeCosine(nn.Module):
 class SimCLR(nn.Module):
     """NT-Xent: each view of an image has to find its other view among all images' two views.
 
-    Chen et al. 2020, https://arxiv.org/abs/2002.05709, eq. 1.
+    Chen et al. 2020, https://arxiv.org/abs/2002.05709, eq. 1. With A the alignment, its gradient
+    through both sides, and R the repulsion `logsumexp`, not decoupled, it is
+    (A + R − 2)/(2τ) + log(2N − 1).
 
     Args:
         temperature: divides the cosines.
@@ -155,9 +163,7 @@ class SimCLR(nn.Module):
     def __init__(self, *, temperature: float = 0.2) -> None:
         super().__init__()
         number("objective.temperature", temperature, 0, open_low=True)
-        from lightly.loss.ntx_ent_loss import NTXentLoss
-
-        self.loss = NTXentLoss(temperature)
+        self.temperature = temperature
 
     def forward(
         self, student: Float[Tensor, "v n d"], teacher: Float[Tensor, "w n d"], epoch: float = 0.0
@@ -167,9 +173,14 @@ class SimCLR(nn.Module):
         Raises:
             UserError: there is one view or one image.
         """
-        with torch.autocast(student.device.type, enabled=False):
-            z = _global_batch(student)
-            return {"loss": _mean([self.loss(a, b) for a, b in combinations(z, 2)])}
+        z, own = _global_batch(unit(student))
+        heat, others = self.temperature, 2 * z.shape[1] - 1
+        distances = [
+            losses.alignment(pair, pair)
+            + losses.repulsion(pair, kernel="logsumexp", temperature=heat, decoupled=False, own=own)
+            for pair in (torch.stack(pair) for pair in combinations(z, 2))
+        ]
+        return {"loss": (_mean(distances) - 2.0) / (2.0 * heat) + math.log(others)}
 
 
 class VICReg(nn.Module):
@@ -213,17 +224,13 @@ class VICReg(nn.Module):
         Raises:
             UserError: there is one view or one image.
         """
-        # The parts, not the whole: they are logged, and V views need V of each, not V(V − 1).
-        from lightly.loss.vicreg_loss import covariance_loss, invariance_loss, variance_loss
-
-        with torch.autocast(student.device.type, enabled=False):
-            z = _global_batch(student)
-            terms = {
-                "invariance": _mean([invariance_loss(a, b) for a, b in combinations(z, 2)]),
-                "variance": _mean([variance_loss(view, self.eps) for view in z]),
-                "covariance": 2 * _mean([covariance_loss(view) for view in z]),
-            }
-            loss = sum((self.weights[k] * term for k, term in terms.items()), z.new_zeros(()))
+        z, own = _global_batch(student)
+        terms = {
+            "invariance": _mean([F.mse_loss(a, b) for a, b in combinations(z, 2)]),
+            "variance": losses.variance(z, scale="absolute", eps=self.eps),
+            "covariance": 2 * losses.covariance(z, "absolute", own),
+        }
+        loss = sum((self.weights[k] * term for k, term in terms.items()), z.new_zeros(()))
         return {"loss": loss, **terms}
 
 
@@ -255,7 +262,7 @@ class BarlowTwins(nn.Module):
             UserError: there is one view or one image.
         """
         with torch.autocast(student.device.type, enabled=False):
-            z = _global_batch(student)
+            z, _ = _global_batch(student)
             return {"loss": _mean([self.loss(a, b) for a, b in combinations(z, 2)])}
 
 
@@ -302,7 +309,7 @@ class LeJEPA(nn.Module):
         from lightly.loss.lejepa_loss import lejepa_invariance_loss
 
         with torch.autocast(student.device.type, enabled=False):
-            z = _global_batch(student)
+            z, _ = _global_batch(student)
             invariance = lejepa_invariance_loss(all_proj=z, global_proj=z[: len(teacher)])
             # The library draws from the global stream: lend it one of our own.
             with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
@@ -312,8 +319,8 @@ class LeJEPA(nn.Module):
         return {"loss": loss, "invariance": invariance, "sigreg": sigreg}
 
 
-def _mean(losses: list[Tensor]) -> Tensor:
-    return torch.stack(losses).mean()
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean()
 
 
 def _share(z: Tensor) -> Tensor | float:
@@ -332,16 +339,16 @@ def _pairs(student: Tensor, teacher: Tensor) -> list[tuple[int, int]]:
     return pairs
 
 
-def _global_batch(z: Tensor) -> Tensor:
-    """Gather the outputs (V, N, K) of all processes, in at least float32.
+def _global_batch(z: Tensor) -> tuple[Tensor, slice | None]:
+    """The outputs (V, N, K) of all processes, in at least float32, and this one's images in them.
 
     Raises:
         UserError: fewer than 2 views or 2 images.
     """
-    z = gather(widened(z), dim=1)
+    z, own = gather_images(widened(z), dim=1)
     if len(z) < 2 or z.shape[1] < 2:
         raise UserError(
             f"this objective compares views of a batch: it needs at least 2 views of 2 images, got "
             f"{len(z)} of {z.shape[1]}. Set views.count and data.batch_size."
         )
-    return z
+    return z, own

@@ -15,13 +15,12 @@ TINY = (
     "data.n_train=16", "data.validation=8", "data.calibration=8", "data.test=8",
     "data.batch_size=8", "model.width=2", "model.depth=2", "views.blur=0.5", "views.solarize=0.2",
 )  # fmt: skip
-# Not vicreg and simclr: lightly's losses for them select by boolean masks, which waits.
-METHODS = ("pnp", "byol", "simsiam", "barlow", "lejepa", "dino")
+METHODS = ("pnp", "byol", "simsiam", "barlow", "lejepa", "dino", "vicreg", "simclr")
 
 
-def step(method, read=lambda loss: None):
+def step(method, *words, read=lambda loss: None):
     """One optimizer step on tensors without values, which have no answer to a question."""
-    words = [f"method={method}", *TINY]
+    words = [f"method={method}", *words, *TINY]
     config = {**plain(compose("train", words, as_job=True)), "choices": {}}
     config["method"]["log_every"] = 10**9
     _, module, _ = parts(config)
@@ -41,6 +40,10 @@ def step(method, read=lambda loss: None):
 @pytest.mark.parametrize("method", METHODS)
 def test_views_networks_objective_and_teacher_ask_for_no_value(method):
     step(method)
+
+
+def test_the_kernel_per_anchor_asks_for_no_value():
+    step("pnp", "objective.kernel=logsumexp", "objective.target=mean", "method.teacher=none")
 
 
 def test_a_question_would_be_found():
