@@ -173,7 +173,7 @@ class SimCLR(nn.Module):
         Raises:
             UserError: there is one view or one image.
         """
-        z, own = _global_batch(unit(student))
+        z, own = _global_images(unit(student))
         heat, others = self.temperature, 2 * z.shape[1] - 1
         distances = [
             losses.alignment(pair, pair)
@@ -224,7 +224,7 @@ class VICReg(nn.Module):
         Raises:
             UserError: there is one view or one image.
         """
-        z, own = _global_batch(student)
+        z, own = _global_images(student)
         terms = {
             "invariance": _mean([F.mse_loss(a, b) for a, b in combinations(z, 2)]),
             "variance": losses.variance(z, scale="absolute", eps=self.eps),
@@ -262,7 +262,7 @@ class BarlowTwins(nn.Module):
             UserError: there is one view or one image.
         """
         with torch.autocast(student.device.type, enabled=False):
-            z, _ = _global_batch(student)
+            z = _global_batch(student)
             return {"loss": _mean([self.loss(a, b) for a, b in combinations(z, 2)])}
 
 
@@ -309,7 +309,7 @@ class LeJEPA(nn.Module):
         from lightly.loss.lejepa_loss import lejepa_invariance_loss
 
         with torch.autocast(student.device.type, enabled=False):
-            z, _ = _global_batch(student)
+            z = _global_batch(student)
             invariance = lejepa_invariance_loss(all_proj=z, global_proj=z[: len(teacher)])
             # The library draws from the global stream: lend it one of our own.
             with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
@@ -339,7 +339,12 @@ def _pairs(student: Tensor, teacher: Tensor) -> list[tuple[int, int]]:
     return pairs
 
 
-def _global_batch(z: Tensor) -> tuple[Tensor, slice | None]:
+def _global_batch(z: Tensor) -> Tensor:
+    """Gather the outputs (V, N, K) of all processes, in at least float32."""
+    return _global_images(z)[0]
+
+
+def _global_images(z: Tensor) -> tuple[Tensor, slice | None]:
     """The outputs (V, N, K) of all processes, in at least float32, and this one's images in them.
 
     Raises:
