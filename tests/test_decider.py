@@ -19,10 +19,12 @@ from tiny_data import write_image_folder
 
 import pnp
 from pnp.backbones import backbone
+from pnp.band.inputs import Budgets
 from pnp.cli import decide
 from pnp.decider import labels as rules
-from pnp.decider.fit import Budgets, Part, fit, part_of_set
+from pnp.decider.fit import fit
 from pnp.decider.images import Reader, content_hashes
+from pnp.decider.parts import Part, Question, part_of_set
 from pnp.decider.shift import compare
 from pnp.errors import UserError
 from pnp.export.encoder import Encoder
@@ -259,8 +261,10 @@ def test_a_runs_own_classes_make_a_decider_for_its_own_splits(compose, tmp_path,
     assert command("apply", f"decider={out}", f"images={tmp_path / 'data'}", f"out={run}") == 0
     assert len(answers_of(run)) == 280
     assert "known: " in capsys.readouterr().out
+    command("fit", f"run={run}", "concept={a: [0], b: [1]}", "max_fp=.3", "max_fn=.3")
+    assert {file.name for file in (run / "deciders").iterdir()} == {"a", "b"}
+    assert pnp.load_decider(run / "deciders" / "b").facts["concept"]["meaning"] == "class1"
     for concept, message in (
-        ("{a: [0], b: [1]}", "one concept, got 2"),
         ("null", "Classes: 0 class0, 1 class1"),
         ("{a: [klass1]}", "Did you mean class1"),
     ):
@@ -302,6 +306,54 @@ def test_a_timm_model_with_weights_of_a_file_makes_a_decider(made, tmp_path):
     assert "were not 160×160" in answers.notes[0]
 
 
+def test_several_columns_of_labels_make_deciders_that_share_delta(made, tmp_path, capsys):
+    rows = pictures(tmp_path / "images", count=300, seed=11)
+    several = [(name, y, 1 - y if i % 7 else "") for i, (name, y) in enumerate(rows)]
+    labels = write_labels(tmp_path / "l.csv", several, ("file", "red", "blue"))
+    where = {"labels": labels, "images": tmp_path / "images"}
+    out = refit(made, tmp_path, "concept=[red, blue]", **where)
+    red, blue = (pnp.load_decider(out / name) for name in ("red", "blue"))
+    assert [d.facts["budgets"]["delta"] for d in (red, blue)] == [0.05, 0.05]
+    assert "2 deciders (red, blue) keep their budgets at once" in blue.guarantee
+    assert "blue is 1 or P in l.csv" in blue.facts["concept"]["meaning"]
+    assert sum(part["images"] for part in blue.facts["parts"].values()) == 300 - 43
+    answers = [decider(tmp_path / "images").regions for decider in (red, blue)]
+    decided = (answers[0] >= 0) & (answers[1] >= 0)
+    assert (answers[0] != answers[1])[decided].mean() > 0.9
+    command("label", f"decider={out / 'blue'}", f"images={made / 'images'}", "n=4",
+            f"out={tmp_path}")  # fmt: skip
+    assert (tmp_path / "to_label.csv").read_text().startswith("file,blue,part,why")
+    assert refit(made, tmp_path, "concept=[red, blue]", **where) == out
+    with pytest.raises(UserError, match="has the columns file, red, blue; expected a header"):
+        refit(made, tmp_path, "concept=[rd]", **where)
+
+
+def test_budgets_of_a_decider_hold_in_every_group_of_a_column(made, tmp_path, capsys):
+    rows = pictures(tmp_path / "images", count=300, seed=12)
+    camera = ["left" if i % 3 else "right" for i in range(300)]
+    named = [(*row, group) for row, group in zip(rows, camera, strict=True)]
+    labels = write_labels(tmp_path / "l.csv", named, ("file", "label", "camera"))
+    where = {"labels": labels, "images": tmp_path / "images", "max_fp": 0.2, "max_fn": 0.2}
+    out = refit(made, tmp_path, "groups=camera", **where)
+    facts = json.loads((out / "decider.json").read_text())
+    assert "in each of the groups left, right, at most 20 % of all images" in facts["guarantee"]
+    whole, left, right = (facts["measured"][f"calibration{g}"] for g in ("", ", left", ", right"))
+    assert whole["images"] == left["images"] + right["images"]
+    for row in (left, right):
+        assert max(row["fp"], row["fn"]) <= 0.2 * row["images"]
+    later = [(*row, group) for row, group in zip(
+        pictures(tmp_path / "new", count=60, seed=13), camera, strict=False)]  # fmt: skip
+    write_labels(tmp_path / "later.csv", later, ("file", "label", "camera"))
+    states = command("check", f"decider={out}", f"images={tmp_path / 'new'}",
+                     f"labels={tmp_path / 'later.csv'}", f"out={tmp_path}")  # fmt: skip
+    assert list(states) == [f"max_{e} of {g}" for e in ("fp", "fn") for g in ("left", "right")]
+    write_labels(labels, [*named[1:], (*rows[0], "")], ("file", "label", "camera"))
+    with pytest.raises(UserError, match=r"line 301: 000\.png has no camera"):
+        refit(made, tmp_path, "groups=camera", **where)
+    with pytest.raises(UserError, match="groups go with budget=joint"):
+        refit(made, tmp_path, "groups=label", "budget=answered", **where)
+
+
 # ---- labels and parts ----------------------------------------------------------------------------
 
 
@@ -333,7 +385,7 @@ def test_labels_that_do_not_match_the_images_are_counted_and_named(made, tmp_pat
         "without a label: 1 (bare.png)",
         "listed twice: 1 (003.png)",
         "1 rows have no label",
-        "unreadable: 1 labelled images: cut.png",
+        "unreadable: 1 (cut.png",
         "repeated: 1 images",
     ):
         assert said in notes
@@ -475,8 +527,9 @@ def test_features_that_are_not_finite_are_an_error_in_fitting_and_a_named_row_in
     pixels = decider.reader().batch(made / "images")
     n = len(pixels)
     part = Part(torch.full((n, 4), torch.nan), torch.arange(n) % 2 == 0, torch.arange(n))
+    question = Question("red", "red", dict.fromkeys(rules.PARTS, part))
     with pytest.raises(UserError, match=r"features of 240 of 240 head images are not finite"):
-        fit(decider.encoder, dict.fromkeys(rules.PARTS, part), Budgets(), {})
+        fit(decider.encoder, [question], Budgets(), {})
     decider.weight[0] = torch.nan
     with pytest.raises(UserError, match="features of 240 of 240 images are not finite"):
         decider(pixels)
@@ -574,7 +627,8 @@ def test_the_promise_of_a_fit_holds_over_draws():
                 + 2.0 * y[:, None] * torch.eye(2)[0]
             )
             parts[name] = Part(x, y, torch.arange(n))
-        decider = fit(net, parts, Budgets(0.05, 0.05, delta=0.2), {})
+        question = Question("one", "one", parts)
+        (decider,) = fit(net, [question], Budgets(0.05, 0.05, delta=0.2), {})
         from scipy.stats import norm
 
         w, cut = decider.weight.numpy(), decider.thresholds
@@ -604,7 +658,8 @@ def test_a_set_of_a_run_and_its_files_have_the_same_hash_and_the_same_features(m
     net = pnp.load(made / "export")
     pixels = Reader(3, SIZE).batch(made / "images")
     keep = torch.arange(COUNT) % 3 > 0
-    part = part_of_set(net, ImageSet(name="train", images=pixels), keep, keep)
+    y = keep[:, None]
+    (part,) = part_of_set(net, ImageSet(name="train", images=pixels), y, y)
     assert torch.equal(part.hashes, content_hashes(pixels[keep]))
     torch.testing.assert_close(part.features, net(pixels[keep]), rtol=0, atol=1e-5)
 

@@ -5,6 +5,7 @@ thresholds make the band as narrow as the budgets allow, and no narrower. Needs 
 scikit-learn only.
 """
 
+from pnp.band.allowed import allowed_errors, min_calibration_size
 from pnp.band.classifier import ThreeWayClassifier
 from pnp.band.concepts import Concept, one_vs_rest, parse_concepts
 from pnp.band.curves import BandCurve, band_curve
@@ -13,12 +14,8 @@ from pnp.band.oracle import closed_form_band, oracle_band
 from pnp.band.planning import Planned, plan
 from pnp.band.report import BandReport, band_report
 from pnp.band.scores import auroc, clopper_pearson, risk_coverage, score_metrics
-from pnp.band.thresholds import (
-    ThreeWayThreshold,
-    allowed_errors,
-    fit_each,
-    min_calibration_size,
-)
+from pnp.band.several import fit_each
+from pnp.band.thresholds import ThreeWayThreshold
 
 __all__ = [
     "BandCurve",

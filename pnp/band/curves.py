@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
+from pnp.band.allowed import allowed_errors, sample_sizes
 from pnp.band.cuts import Cuts, cuts
 from pnp.band.inputs import (
     BUDGETS,
@@ -17,7 +18,6 @@ from pnp.band.inputs import (
     fraction,
     labelled_scores,
 )
-from pnp.band.thresholds import allowed_errors, sample_sizes
 from pnp.errors import UserError, choice
 
 LEVELS = np.geomspace(1e-3, 1e-1, 21)  # allowed errors, 10 per decade

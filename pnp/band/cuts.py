@@ -52,12 +52,33 @@ def cuts(
         >>> t_lo.tolist(), t_hi.tolist(), crossed.tolist()
         ([3.0, 3.0, 4.5], [inf, 4.0, 4.5], [False, False, True])
     """
+    t_lo, t_hi = limits(negatives, positives, k_fp, k_fn)
+    return joined(t_lo, t_hi, negatives, positives)
+
+
+def limits(
+    negatives: Float64[np.ndarray, " m0"],
+    positives: Float64[np.ndarray, " m1"],
+    k_fp: Int64[np.ndarray, " l"],
+    k_fn: Int64[np.ndarray, " l"],
+) -> tuple[Float64[np.ndarray, " l"], Float64[np.ndarray, " l"]]:
+    """t_lo and t_hi by themselves, as `cuts`; the regions overlap where t_lo > t_hi."""
     # The regions are s > t_hi and s < t_lo, strictly: ties with the order statistic stay out.
     t_hi = _order_statistics(negatives[::-1], k_fp, empty=math.inf)
-    t_lo = _order_statistics(positives, k_fn, empty=-math.inf)
+    return _order_statistics(positives, k_fn, empty=-math.inf), t_hi
+
+
+def joined(
+    t_lo: Float64[np.ndarray, " l"],
+    t_hi: Float64[np.ndarray, " l"],
+    negatives: Float64[np.ndarray, " m0"],
+    positives: Float64[np.ndarray, " m1"],
+) -> Cuts:
+    """Cuts of these limits: where they overlap, the cut between them with the fewest errors."""
     # Equality is no crossing: the tied scores at the common value are in neither region.
     crossed = t_lo > t_hi
     if crossed.any():
+        t_lo, t_hi = t_lo.copy(), t_hi.copy()
         edges, errors = _cut_errors(negatives, positives)
         for i in np.flatnonzero(crossed):
             t_lo[i] = t_hi[i] = _best_cut(edges, errors, t_hi[i], t_lo[i])
@@ -68,6 +89,8 @@ def _order_statistics(
     worst_first: Float64[np.ndarray, " m"], k: Int64[np.ndarray, " l"], empty: float
 ) -> Float64[np.ndarray, " l"]:
     """Score of the first error too many; strictly beyond it lie at most k errors."""
+    if not worst_first.size:
+        return np.where(k < 0, empty, -empty)
     scores = worst_first[np.clip(k, 0, worst_first.size - 1)]
     return np.where(k < 0, empty, np.where(k < worst_first.size, scores, -empty))
 

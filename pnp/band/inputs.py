@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Literal, TypeGuard
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Shaped
 from numpy.typing import ArrayLike
 
 from pnp.errors import UserError, number
@@ -17,14 +17,43 @@ BUDGETS: tuple[Budget, ...] = ("joint", "class_conditional")  # those with a cur
 
 
 @dataclass(frozen=True)
+class Budgets:
+    """Error budgets and confidence; see `pnp.band.ThreeWayThreshold`.
+
+    Args:
+        max_fp: largest share of samples called P that are not-P.
+        max_fn: largest share of samples called not-P that are P.
+        delta: probability that the draw of the calibration samples breaks a budget.
+        method: `exact`, `crc` or `empirical`.
+        budget: shares are `joint` (of all samples), `class_conditional` (of the samples of the
+            class) or `answered` (of the samples with that answer).
+    """
+
+    max_fp: float = 0.01
+    max_fn: float = 0.01
+    delta: float = 0.1
+    method: Method = "exact"
+    budget: Budget = "joint"
+
+
+@dataclass(frozen=True)
 class LabelledScores:
     """Valid scores of both classes, each order sorted on first use and kept.
 
-    `values` holds the scores, shape (n,); `positive`, shape (n,), is True for label 1.
+    `values` holds the scores, shape (n,); `positive`, shape (n,), is True for label 1; `groups`,
+    shape (n,), names the group of each sample, if there are groups.
     """
 
     values: Float64[np.ndarray, " n"]
     positive: Bool[np.ndarray, " n"]
+    groups: Shaped[np.ndarray, " n"] | None = None
+
+    def by_group(self) -> "dict[str, LabelledScores]":
+        """The samples of each group; all of them as "" without groups."""
+        if self.groups is None:
+            return {"": self}
+        rows = {str(name): self.groups == name for name in np.unique(self.groups)}
+        return {k: LabelledScores(self.values[own], self.positive[own]) for k, own in rows.items()}
 
     @cached_property
     def ordered(self) -> Float64[np.ndarray, " n"]:
@@ -49,15 +78,22 @@ class LabelledScores:
 
 
 def labelled_scores(
-    scores: ArrayLike, y: ArrayLike, scores_name: str = "scores", y_name: str = "y"
+    scores: ArrayLike,
+    y: ArrayLike,
+    scores_name: str = "scores",
+    y_name: str = "y",
+    groups: ArrayLike | None = None,
 ) -> LabelledScores:
-    """Read scores (n,) and labels 0/1 (n,) that hold both classes.
+    """Read scores (n,), labels 0/1 (n,) that hold both classes, and names of groups (n,), if any.
 
     Raises:
         UserError: as `as_vector` and `as_labels`.
     """
     values = as_vector(scores, scores_name)
-    return LabelledScores(values, as_labels(y, values.size, y_name, need_both=True))
+    names = None if groups is None else np.asarray(groups).astype(str)
+    if names is not None:
+        check_length(names, values.size, "groups")
+    return LabelledScores(values, as_labels(y, values.size, y_name, need_both=True), names)
 
 
 def as_vector(values: ArrayLike, name: str) -> Float64[np.ndarray, " n"]:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pnp.band.allowed import allowed_errors
 from pnp.band.cuts import cuts
 from pnp.band.inputs import BUDGETS, Budget, LabelledScores, Method, labelled_scores
 from pnp.band.oracle import closed_form_band
-from pnp.band.thresholds import allowed_errors
 from pnp.errors import choice, whole
 
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from pnp.band.curves import LEVELS, BandCurve, curve, curve_budgets, curve_cuts
 from pnp.band.inputs import (
+    BUDGETS,
     Budget,
     LabelledScores,
     Method,
@@ -20,6 +21,7 @@ from pnp.band.inputs import (
 from pnp.band.oracle import oracle_of, oracle_widths
 from pnp.band.scores import clopper_pearson, metrics_of
 from pnp.band.thresholds import ThreeWayThreshold
+from pnp.errors import choice
 
 Metrics = dict[str, float | bool | str]
 
@@ -78,6 +80,7 @@ def band_report(
     Raises:
         UserError: as `ThreeWayThreshold.fit`, for either split, or if eta is outside [0, 1].
     """
+    choice("budget", budget, BUDGETS)
     calibration = labelled_scores(calib_scores, calib_y, "calib_scores", "calib_y")
     test = labelled_scores(test_scores, test_y, "test_scores", "test_y")
     pooled = LabelledScores(

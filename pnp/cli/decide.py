@@ -26,19 +26,19 @@ pnp-decide SUBCOMMAND --help lists every key.
 
 
 def fit(cfg: Any) -> Path:
-    """Fit and certify a decider and write its folder.
+    """Fit and certify a decider, or one for each of several concepts, and write its folder.
 
     Args:
         cfg: a composed `conf/decide_fit.yaml`.
 
     Returns:
-        The folder.
+        The folder; of several concepts the folder of their folders.
 
     Raises:
         UserError: keys that do not go together, or data that cannot make a decider.
     """
+    from pnp.band.inputs import Budgets
     from pnp.decider import folder
-    from pnp.decider.fit import Budgets
     from pnp.decider.labels import Shares
     from pnp.runs import encoders
     from pnp.runs.config import plain
@@ -46,19 +46,22 @@ def fit(cfg: Any) -> Path:
     config = plain(cfg)
     keys = ("max_fp", "max_fn", "delta", "method", "budget")
     budgets = Budgets(**{key: config[key] for key in keys})
-    out = Path(config["out"] or (Path(config["run"]) / "decider" if config["run"] else "decider"))
-    folder.refuse_foreign(out)
+    base = Path(config["run"] or "")
+    if config["out"] and not isinstance(config["concept"], list | dict):
+        folder.refuse_foreign(Path(config["out"]))  # before the features are computed
     source = encoders.source(config)
     with _bar("features") as advance:
         if config["labels"] is None:
-            if config["images"] is not None:
-                raise UserError("images= is given without labels=FILE.csv: what is P among them?")
-            question = encoders.own_classes(source, config["concept"], advance)
+            for key in ("images", "groups"):
+                if config[key] is not None:
+                    raise UserError(f"{key}= is given without labels=FILE.csv: what is P?")
+            questions = encoders.own_classes(source, config["concept"], advance)
         else:
-            question = encoders.own_images(source, config, _given(config, "images"), advance)
+            questions = encoders.own_images(source, config, _given(config, "images"), advance)
     shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
-    decider = encoders.write(source, question, budgets, shares, out)
-    _say_fitted(decider, out)
+    out = Path(config["out"] or base / ("deciders" if questions[1:] else "decider"))
+    for place, decider in encoders.write(source, questions, budgets, shares, out).items():
+        _say_fitted(decider, place)
     return out
 
 
@@ -130,9 +133,9 @@ def plan(cfg: Any) -> list[Any]:
     """
     import csv
 
+    from pnp.band.allowed import min_calibration_size
     from pnp.band.planning import Planned
     from pnp.band.planning import plan as planned
-    from pnp.band.thresholds import min_calibration_size
     from pnp.runs.config import plain
 
     config = plain(cfg)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pnp.decider import page, shift
 from pnp.decider.decider import Answers, Decider
-from pnp.decider.fit import ignored
 from pnp.decider.images import Reader, content_hashes, find, printable
+from pnp.decider.parts import ignored
 from pnp.errors import UserError
 from pnp.files import write_text
 

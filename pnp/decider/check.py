@@ -1,9 +1,9 @@
 """Checking a decider on labelled images that came later: do its error budgets still hold?"""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,20 +37,23 @@ def check(
         decider: to check.
         images: the folder of the images.
         labels: csv with file and label, in the order in which the images came.
-        alpha: chance that a budget that holds is ever called violated; half of it for each.
+        alpha: chance that a budget that holds is ever called violated, shared by all budgets.
         out: folder of `check.csv`.
         advance: called with the number of images done and their total.
 
     Returns:
-        The state of `max_fp` and `max_fn`, and the lines to print.
+        The states of `max_fp` and `max_fn`, in every group if there are any, and lines to print.
 
     Raises:
         UserError: as `judge` and `read_labels`; or all images were used in fitting.
     """
     number("alpha", alpha, 0, 1, open_low=True, open_high=True)
-    given = read_labels(labels, find(images)[1])
+    columns = decider.facts.get("columns") or {}
+    given = read_labels(
+        labels, find(images)[1], columns.get("label") or "label", columns.get("groups")
+    )
     judged = judge(decider, images, [row.file for row in given.rows], advance)
-    answers = {row.file: row.positive for row in given.rows}
+    answers = {row.file: row for row in given.rows}
     used = np.concatenate(
         [v.numpy() for k, v in decider.reference.items() if k.startswith("hashes_")]
     )
@@ -61,28 +64,30 @@ def check(
             "checking needs images that came later."
         )
     names = [judged.names[i] for i in new]
-    y = np.array([answers[name] for name in names])
+    y = np.array([answers[name].positive for name in names])
+    groups = np.array([answers[name].group or "" for name in names])
     region = judged.answers.regions[new]
     budgets = decider.facts["budgets"]
     wrong = {"max_fp": (region == 1) & ~y, "max_fn": (region == 0) & y}
     among = counted(budgets["budget"], region, y)
+    kinds = np.unique(groups).tolist()
     states: dict[str, str] = {}
-    columns: dict[str, list[str]] = {}
+    evidence = {key: [""] * len(y) for key in wrong}
     lines = []
-    for key, errors in wrong.items():
-        rows = np.flatnonzero(among[key.removeprefix("max_")])
-        columns[key] = [""] * len(y)
+    for key, group in itertools.product(wrong, kinds):
+        rows = np.flatnonzero(among[key.removeprefix("max_")] & (groups == group))
+        name = f"{key} of {group}" if group else key
         if not rows.size:
-            states[key] = "not decided"
-            lines.append(f"{key}: not decided: no image that it counts among {len(y):,}")
+            states[name] = "not decided"
+            lines.append(f"{name}: not decided: no image that it counts among {len(y):,}")
             continue
-        found = monitor(errors[rows], budgets[key], alpha / 2)
-        states[key] = found.state
+        found = monitor(wrong[key][rows], budgets[key], alpha / (2 * len(kinds)))
+        states[name] = found.state
         for row, value in zip(rows, found.against, strict=True):
-            columns[key][row] = f"{value:.4f}"
+            evidence[key][row] = f"{value:.4f}"
         at = None if found.since is None else int(rows[found.since - 1]) + 1
-        lines.append(_line(key, found, at, budgets))
-    _write(out, names, judged.answers.words, new, y, wrong, columns)
+        lines.append(_line(name, found, at, budgets[key], OF[budgets["budget"]]))
+    _write(out, names, judged.answers.words, new, y, wrong, evidence)
     lines.append(
         f"alpha {alpha:g}: the chance that a budget that holds is ever called violated, however "
         "often one looks"
@@ -93,14 +98,12 @@ def check(
     return states, [*lines, shifted(decider, judged).sentence, *given.notes, *notes]
 
 
-def _line(key: str, found: Monitored, at: int | None, budgets: Mapping[str, Any]) -> str:
+def _line(name: str, found: Monitored, at: int | None, level: float, of: str) -> str:
     state = {"holds": "holds", "violated": "VIOLATED"}.get(found.state, found.state)
     since = "" if at is None else f" since image {at:,}"
-    of = OF[budgets["budget"]]
-    level = budgets[key]
     rate = found.errors / found.n
     return (
-        f"{key}: {state}{since}: {found.errors:,} wrong of {found.n:,} {of} ({rate:.2%}), budget "
+        f"{name}: {state}{since}: {found.errors:,} wrong of {found.n:,} {of} ({rate:.2%}), budget "
         f"{level:.2%}"
     )
 

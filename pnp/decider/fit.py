@@ -1,191 +1,103 @@
-"""Fitting a decider: a head on frozen features, certified thresholds, reference statistics."""
+"""Fitting deciders: heads on frozen features, certified thresholds, reference statistics."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from pnp.band.inputs import Budget, Method
+from pnp.band.inputs import Budgets
 from pnp.band.scores import clopper_pearson
+from pnp.band.several import fit_each
 from pnp.band.thresholds import ThreeWayThreshold
-from pnp.data.imageset import ImageSet
-from pnp.decider.decider import BATCH, Decider, Thresholds, features
-from pnp.decider.images import Reader, content_hashes, find
-from pnp.decider.labels import PARTS, Shares, divide, read_labels
+from pnp.decider.decider import Decider, Thresholds
+from pnp.decider.labels import PARTS
+from pnp.decider.parts import Part, Question
 from pnp.errors import UserError
 from pnp.evaluation.probes import L2_GRID, LinearProbe, Space, concept_heads, subset
 from pnp.export.encoder import Encoder
 
 # Few labels want more regularisation than the probes of a whole data set.
 GRID = (1.0, 0.1, *L2_GRID)
-# Images that fit the head, calibration images kept for the shift test, and axes it looks along.
-HEAD, KEPT, AXES = 50_000, 2_000, 16
+# Calibration images kept for the shift test, and axes it looks along.
+KEPT, AXES = 2_000, 16
 LEAST = 20
 
 
-@dataclass(frozen=True)
-class Budgets:
-    """Error budgets of a decider.
-
-    Args:
-        max_fp: share of images called P that are ¬P.
-        max_fn: share of images called ¬P that are P.
-        delta: probability that the draw of the calibration images breaks a budget.
-        method: `exact`, `crc` or `empirical`; see `pnp.band.ThreeWayThreshold`.
-        budget: `joint` (of all images), `class_conditional` (of the images of the class) or
-            `answered` (of the images with that answer).
-    """
-
-    max_fp: float = 0.01
-    max_fn: float = 0.01
-    delta: float = 0.1
-    method: Method = "exact"
-    budget: Budget = "joint"
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Labelled images of one part: features (n, d), True for P (n,), content hashes (n,)."""
-
-    features: Float[Tensor, "n d"]
-    y: Bool[Tensor, " n"]
-    hashes: Int64[Tensor, " n"]
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: Int64[Tensor, " m"]) -> "Part":
-        """These rows."""
-        return Part(self.features[rows], self.y[rows], self.hashes[rows])
-
-
-def part_of_set(
-    encoder: Encoder,
-    images: ImageSet,
-    y: Bool[Tensor, " n"],
-    keep: Bool[Tensor, " n"],
-    advance: Callable[[int], object] = lambda done: None,
-    most: int = HEAD,
-) -> Part:
-    """The images of a data set that count for a concept, embedded.
-
-    Args:
-        encoder: of the decider.
-        images: one split.
-        y: True for P.
-        keep: images that count.
-        advance: called with the number of images done.
-        most: images to use; more are drawn from, always the same ones.
-    """
-    rows = keep.nonzero().flatten()
-    rows = rows[subset(len(rows), most).sort().values]
-    found, hashes = [], []
-    for piece in rows.split(BATCH):
-        pixels = images.batch(piece).cpu()
-        found.append(features(encoder, pixels))
-        hashes.append(content_hashes(pixels))
-        advance(len(piece))
-    return Part(torch.cat(found), y[rows], torch.cat(hashes))
-
-
-def parts_of_folder(
-    encoder: Encoder,
-    labels: str | Path | Sequence[str],
-    images: str | Path,
-    shares: Shares,
-    advance: Callable[[int], object] = lambda done: None,
-) -> tuple[dict[str, Part], list[str]]:
-    """Labelled image files, embedded and divided into head, validation, calibration and test.
-
-    Returns:
-        The parts, and sentences on everything that was left out or changed.
-
-    Raises:
-        UserError: as `find`, `read_labels` and `divide`; or no labelled image can be read.
-    """
-    from dataclasses import replace
-
-    root, names, others = find(images)
-    given = read_labels(labels, names)
-    notes = [*given.notes, *ignored(others)]
-    reader = Reader(encoder.channels, encoder.size)
-    found, hashes, bad, good = [], [], [], set[str]()
-    for read, pixels, failed in reader.stream(root, [row.file for row in given.rows]):
-        found.append(features(encoder, pixels))
-        hashes.append(content_hashes(pixels))
-        good |= set(read)
-        bad += failed
-        advance(len(read) + len(failed))
-    if bad:
-        some = "; ".join(f"{name} ({reason})" for name, reason in bad[:3])
-        notes.append(f"unreadable: {len(bad):,} labelled images: {some}{' …' * (len(bad) > 3)}.")
-    if not good:
-        raise UserError(f"images={images}: no labelled image can be read. {notes[-1]}")
-    rows = tuple(row for row in given.rows if row.file in good)
-    everything = Part(
-        torch.cat(found), torch.tensor([row.positive for row in rows]), torch.cat(hashes)
-    )
-    divided = divide(replace(given, rows=rows), everything.hashes, shares)
-    repeated = len(rows) - sum(map(len, divided.values()))
-    if repeated:
-        notes.append(f"repeated: {repeated:,} images occur under several names; counted once.")
-    parts = {name: everything.take(torch.tensor(i).long()) for name, i in divided.items()}
-    if not len(parts["validation"]):  # all parts were given, and this one was not among them
-        head = parts["head"]
-        turn = torch.arange(len(head)) % 5 == 0
-        parts["validation"] = head.take(turn.nonzero().flatten())
-        parts["head"] = head.take((~turn).nonzero().flatten())
-        notes.append("validation: a fifth of the head's images choose its regularisation.")
-    return parts, notes + reader.notes
-
-
-def ignored(others: int) -> list[str]:
-    """A note on files that are no images by their ending."""
-    return [f"other files: {others:,} are no images by their ending; left out."] if others else []
-
-
 def fit(
-    encoder: Encoder,
-    parts: Mapping[str, Part],
-    budgets: Budgets,
-    facts: Mapping[str, Any],
-    notes: Sequence[str] = (),
-) -> Decider:
-    """Fit head and thresholds.
+    encoder: Encoder, questions: Sequence[Question], budgets: Budgets, facts: Mapping[str, Any]
+) -> list[Decider]:
+    """Fit head and thresholds for each question; all guarantees hold at once.
+
+    Several questions share delta. A question that needs no band leaves its share to the others: its
+    cut lies in the middle of the band of head and validation images, so it is fixed beforehand.
 
     Args:
         encoder: frozen.
-        parts: head, validation and calibration, and test if there is one; disjoint.
+        questions: with disjoint parts head, validation and calibration, and test if there is one.
         budgets: to certify.
-        facts: concept, network, run and data, for `decider.json`.
-        notes: sentences on the data, for `decider.json`.
+        facts: network, run and data, for `decider.json`.
 
     Raises:
         UserError: too few images, one class only, features that are not finite or all alike, or
             budgets out of range.
     """
-    parts = {name: parts[name] for name in PARTS if name in parts and len(parts[name])}
-    _check(parts)
-    weight, bias = _head(parts["head"], parts["validation"])
+    threshold = ThreeWayThreshold(**asdict(budgets))
+    heads, samples, cuts = {}, {}, {}
+    for question in questions:
+        parts = {k: question.parts[k] for k in PARTS if len(question.parts.get(k, ()))}
+        try:
+            _check(parts)
+        except UserError as error:
+            raise UserError(f"{question.name}: {error}" if questions[1:] else error) from error
+        heads[question.name] = head = _head(parts["head"], parts["validation"])
+        scores = {name: _scores(part, *head) for name, part in parts.items()}
+        part = parts["calibration"]
+        groups = [] if part.groups is None else [part.groups]
+        samples[question.name] = (scores["calibration"], part.y.numpy(), *groups)
+        cuts[question.name] = _cut(scores, parts, budgets)
+    holm = len(questions) > 1 and budgets.method == "exact" and budgets.budget != "answered"
+    bands = fit_each(threshold, samples, cuts if holm else None)
+    return [
+        _decider(encoder, question, heads[question.name], bands, budgets, facts)
+        for question in questions
+    ]
+
+
+def _decider(
+    encoder: Encoder,
+    question: Question,
+    head: tuple[Tensor, float],
+    bands: Mapping[str, ThreeWayThreshold],
+    budgets: Budgets,
+    facts: Mapping[str, Any],
+) -> Decider:
+    band = bands[question.name]
+    parts = {k: question.parts[k] for k in PARTS if len(question.parts.get(k, ()))}
     calibration = parts["calibration"]
-    scores = _scores(calibration, weight, bias)
-    band = ThreeWayThreshold(**asdict(budgets)).fit(scores, calibration.y.numpy())
+    scores = _scores(calibration, *head)
     cut = Thresholds(float(band.t_lo_), float(band.t_hi_), bool(band.crossed_))
-    table = {
-        name: _measured(cut, _scores(parts[name], weight, bias), parts[name].y.numpy(), budgets)
-        for name in ("calibration", "test")
-        if name in parts
-    }
+    own = {**asdict(budgets), "delta": band.delta}
+    table: dict[str, Any] = {}
+    for name in ("calibration", "test"):
+        part = parts.get(name)
+        if part is None:
+            continue
+        values, y = _scores(part, *head), part.y.numpy()
+        table[name] = _measured(cut, values, y, own)
+        for group in () if part.groups is None else np.unique(part.groups).tolist():
+            rows = part.groups == group
+            table[f"{name}, {group}"] = _measured(cut, values[rows], y[rows], own)
     known = {
+        "concept": {"name": question.name, "meaning": question.meaning},
         **facts,
-        "budgets": asdict(budgets),
+        "budgets": own,
         "thresholds": {"t_lo": str(cut.t_lo), "t_hi": str(cut.t_hi), "crossed": cut.crossed},
-        "guarantee": guarantee(budgets, band),
+        "guarantee": guarantee(band, budgets.delta, list(bands)),
         "calibration": {
             "images": band.n_calib_,
             "positives": int(calibration.y.sum()),
@@ -201,17 +113,23 @@ def fit(
             }
             for name, part in parts.items()
         },
+        "columns": dict(question.columns or {}),
         "measured": table,
         "warnings": list(band.warnings_),
-        "notes": list(notes),
+        "notes": list(question.notes),
     }
-    reference = _reference(parts, scores)
-    return Decider(encoder, weight, bias, known, reference)
+    return Decider(encoder, *head, known, _reference(parts, scores))
 
 
-def guarantee(budgets: Budgets, band: ThreeWayThreshold) -> str:
-    """The promise of the thresholds, in words."""
-    if budgets.method != "exact":
+def guarantee(band: ThreeWayThreshold, delta: float, together: Sequence[str]) -> str:
+    """The promise of the thresholds, in words.
+
+    Args:
+        band: fitted.
+        delta: of all deciders fitted together.
+        together: their concepts.
+    """
+    if band.method != "exact":
         return str(band.guarantee_)
     wrong_p, wrong_not = {
         "joint": ("of all images are wrongly called P", "of all images are wrongly called not-P"),
@@ -221,12 +139,15 @@ def guarantee(budgets: Budgets, band: ThreeWayThreshold) -> str:
         "answered": (
             "of the images called P are not P", "of the images called not-P are P",
         ),
-    }[budgets.budget]  # fmt: skip
-    sure, a, b = (100 * v for v in (1 - budgets.delta, budgets.max_fp, budgets.max_fn))
+    }[band.budget]  # fmt: skip
+    sure, a, b = (100 * v for v in (1 - delta, band.max_fp, band.max_fn))
+    others = len(together) > 1
+    keep = f" {len(together)} deciders ({', '.join(together)}) keep their budgets at once; here,"
+    each = f" in each of the groups {', '.join(band.groups_)}," if band.groups_ else ""
     return (
         f"With probability at least {sure:.3g} % over the draw of the {band.n_calib_:,} "
-        f"calibration images, at most {a:.3g} % {wrong_p} and at most {b:.3g} % {wrong_not}, for "
-        "images from the same source as the calibration images."
+        f"calibration images,{keep * others}{each} at most {a:.3g} % {wrong_p} and at most "
+        f"{b:.3g} % {wrong_not}, for images from the same source as the calibration images."
     )
 
 
@@ -281,17 +202,32 @@ def _scores(part: Part, weight: Tensor, bias: float) -> np.ndarray:
     return (part.features.double() @ weight + bias).numpy()
 
 
+def _cut(scores: Mapping[str, np.ndarray], parts: Mapping[str, Part], budgets: Budgets) -> float:
+    """The middle of the empirical band of the images that chose the head."""
+    seen, y = (
+        np.concatenate([values[name] for name in ("head", "validation")])
+        for values in (scores, {name: part.y.numpy() for name, part in parts.items()})
+    )
+    kind = "joint" if budgets.budget == "answered" else budgets.budget
+    band = ThreeWayThreshold(budgets.max_fp, budgets.max_fn, method="empirical", budget=kind)
+    band.fit(seen, y)
+    middle = (band.t_lo_ + band.t_hi_) / 2
+    return middle if np.isfinite(middle) else 0.0
+
+
 def _measured(
-    cut: Thresholds, scores: np.ndarray, y: np.ndarray, budgets: Budgets
+    cut: Thresholds, scores: np.ndarray, y: np.ndarray, budgets: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Counts of each answer and of both errors, with exact upper bounds at 1 − delta/2."""
     region, n = cut.regions(scores), len(scores)
     errors = {"fp": int(((region == 1) & ~y).sum()), "fn": int(((region == 0) & y).sum())}
-    of = {side: int(rows.sum()) for side, rows in counted(budgets.budget, region, y).items()}
+    of = {side: int(rows.sum()) for side, rows in counted(budgets["budget"], region, y).items()}
     row: dict[str, Any] = {"images": n, "P": int((region == 1).sum())}
     row |= {"notP": int((region == 0).sum()), "uncertain": int((region == -1).sum())}
     for side, count in errors.items():
-        bound = clopper_pearson(count, of[side], budgets.delta / 2, "upper")[1] if of[side] else 1.0
+        bound = (
+            clopper_pearson(count, of[side], budgets["delta"] / 2, "upper")[1] if of[side] else 1.0
+        )
         row |= {side: count, f"{side}_of": of[side], f"{side}_at_most": bound}
     return row
 
@@ -333,6 +269,4 @@ def _reference(parts: Mapping[str, Part], scores: np.ndarray) -> dict[str, Tenso
 
 
 def _digest(hashes: Int64[Tensor, " n"]) -> str:
-    import hashlib
-
     return hashlib.sha256(hashes.sort().values.numpy().tobytes()).hexdigest()[:16]

@@ -64,7 +64,9 @@ def choose(
     count = min(round(n * random), len(pools["calibration"]))
     drawn = np.random.default_rng(seed).permutation(pools["calibration"])[:count]
     chosen = _informative(decider, judged, pools["head"], min(n - round(n * random), n))
-    _write(judged, drawn, chosen, out)
+    columns = decider.facts.get("columns") or {}
+    column, groups = columns.get("label") or "label", columns.get("groups")
+    _write(judged, drawn, chosen, out, [column, *([groups] if groups else [])])
     sheets = [
         ("For the head", "in or next to the band, and unlike each other", chosen),
         ("For calibration", "drawn at random", drawn),
@@ -84,7 +86,7 @@ def choose(
     lines = [
         f"{len(chosen):,} images for the head ({band:,} in the band), {len(drawn):,} drawn at "
         f"random for calibration, of {len(first):,} images that are new",
-        "Fill in the column label (1 or 0), leave part as it is, and fit again with "
+        f"Fill in the column {column} (1 or 0), leave part as it is, and fit again with "
         "labels='[OLD.csv,to_label.csv]'.",
     ]
     if len(chosen) + len(drawn) < n:
@@ -131,7 +133,10 @@ def spread(points: Float[np.ndarray, "m d"], n: int) -> Int64[np.ndarray, " k"]:
     return np.array(picked)
 
 
-def _write(judged: Judged, drawn: np.ndarray, chosen: np.ndarray, out: Path) -> None:
+def _write(
+    judged: Judged, drawn: np.ndarray, chosen: np.ndarray, out: Path, empty: list[str]
+) -> None:
+    """to_label.csv, with empty columns to fill in."""
     out.mkdir(parents=True, exist_ok=True)
     words, scores = judged.answers.words, judged.answers.scores
     with (
@@ -139,11 +144,13 @@ def _write(judged: Judged, drawn: np.ndarray, chosen: np.ndarray, out: Path) -> 
         part.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "label", "part", "why", "answer", "score"])
+        writer.writerow(["file", *empty, "part", "why", "answer", "score"])
         for name, why, rows in (
             ("head", "narrows the band", chosen),
             ("calibration", "drawn at random", drawn),
         ):
             for row in rows:
                 cells = words[row], f"{scores[row]:.6g}"
-                writer.writerow([printable(judged.names[row]), "", name, why, *cells])
+                writer.writerow(
+                    [printable(judged.names[row]), *[""] * len(empty), name, why, *cells]
+                )

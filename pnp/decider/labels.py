@@ -1,7 +1,7 @@
 """Labels of one's own images: a csv with the columns file, label and, if given, part."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,47 +16,61 @@ POSITIVE, NEGATIVE = ("1", "p", "true", "yes"), ("0", "notp", "¬p", "false", "n
 
 @dataclass(frozen=True)
 class Label:
-    """One row: an image, its answer, and the part it must go to, if one is given."""
+    """One row: an image, its answer, the part it must go to and its group, where they are given."""
 
     file: str
     positive: bool
     part: str | None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The rows of a file of labels, in its order, and notes on what was left out."""
+    """The rows of label files, in their order, and notes on what was left out.
+
+    `grouped`: every row names its group.
+    """
 
     rows: tuple[Label, ...]
     notes: tuple[str, ...]
+    grouped: bool = False
 
 
-def read_labels(path: str | Path | Sequence[str], names: list[str]) -> Labels:
+def read_labels(
+    path: str | Path | Sequence[str],
+    names: list[str],
+    column: str = "label",
+    groups: str | None = None,
+) -> Labels:
     """Read the labels of the images `names`.
 
     Args:
         path: a csv file, or several, with a header; `file` is relative to the folder of images;
-            `label` is 0 or 1, P or notP, and empty where there is none yet; `part`, where it is
+            the label is 0 or 1, P or notP, and empty where there is none yet; `part`, where it is
             given, is one of head, validation, calibration, test. Other columns are ignored.
         names: the image files of the folder.
+        column: name of the column of labels.
+        groups: name of the column of groups.
 
     Raises:
-        UserError: no such file or columns, a label of another kind, two answers for one file, or no
-            label for any image.
+        UserError: no such file or columns, a label of another kind, two answers for one file, no
+            group for a labelled image, or no label for any image.
     """
     there, rows, empty, missing, repeated = set(names), dict[str, Label](), 0, [], []
-    for where, row in _lines([path] if isinstance(path, str | Path) else path):
+    wanted = ["file", column, *([groups] if groups else [])]
+    lines, lacking = _lines([path] if isinstance(path, str | Path) else path, wanted)
+    for where, row in lines:
         name = _name(row["file"], there)
-        if not (row["label"] or "").strip():
+        if not row[column].strip():
             empty += 1
             continue
-        label = _row(where, name, row)
+        label = _row(where, name, row, column, groups)
         if name in rows:
             repeated.append(name)
             if rows[name] != label:
                 raise UserError(
-                    f"{where}: {name} is listed twice, with different answers or parts. Keep one "
-                    "of the lines."
+                    f"{where}: {name} is listed twice, with different answers, parts or groups. "
+                    "Keep one of the lines."
                 )
         elif name not in there:
             missing.append(name)
@@ -70,30 +84,37 @@ def read_labels(path: str | Path | Sequence[str], names: list[str]) -> Labels:
         )
     bare = sorted(there - set(rows))
     notes = [
-        _note("labels for files that do not exist", missing, "left out"),
-        _note("images without a label", bare, "not used"),
-        _note("labels listed twice", repeated, "counted once"),
+        note("labels for files that do not exist", missing, "left out"),
+        note("images without a label", bare, "not used"),
+        note("labels listed twice", repeated, "counted once"),
         f"{empty:,} rows have no label yet; not used." if empty else "",
+        note(f"label files without {' or '.join(wanted[1:])}", lacking, "not used"),
     ]
-    return Labels(tuple(rows.values()), tuple(note for note in notes if note))
+    return Labels(tuple(rows.values()), tuple(n for n in notes if n), groups is not None)
 
 
-def _lines(paths: Sequence[str | Path]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of the files, each with its place for messages."""
+def _lines(
+    paths: Sequence[str | Path], wanted: Sequence[str]
+) -> tuple[list[tuple[str, dict[str, str]]], list[str]]:
+    """The rows of the files, each with its place for messages; files that lack a column."""
+    lines, lacking, seen = [], [], []
     for path in paths:
         try:
             text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"labels={path} cannot be read as UTF-8 text: {error}.") from error
         reader = csv.DictReader(text.splitlines(), restval="")
-        columns = reader.fieldnames or ()
-        if not {"file", "label"} <= set(columns):
-            raise UserError(
-                f"labels={path} has the columns {', '.join(map(str, columns))}; expected a header "
-                "with file and label (0 or 1, P or notP), and part if you like."
-            )
-        for row in reader:
-            yield f"labels={path}, line {reader.line_num}", row
+        seen = [str(name) for name in reader.fieldnames or ()]
+        if set(wanted) <= set(seen):
+            lines += [(f"labels={path}, line {reader.line_num}", row) for row in reader]
+        else:
+            lacking.append(str(path))
+    if len(lacking) == len(paths):
+        raise UserError(
+            f"labels={lacking[-1]} has the columns {', '.join(seen)}; expected a header with "
+            f"{' and '.join(wanted)} (labels are 0 or 1, P or notP), and part if you like."
+        )
+    return lines, lacking
 
 
 def _name(entry: str | None, there: set[str]) -> str:
@@ -101,16 +122,20 @@ def _name(entry: str | None, there: set[str]) -> str:
     return name if name in there else name.removeprefix("./")
 
 
-def _row(where: str, name: str, row: dict[str, str]) -> Label:
-    word, part = row["label"].strip(), (row.get("part") or "").strip() or None
+def _row(where: str, name: str, row: dict[str, str], column: str, groups: str | None) -> Label:
+    word, part = row[column].strip(), (row.get("part") or "").strip() or None
+    group = row[groups].strip() if groups else None
     if word.lower() not in POSITIVE + NEGATIVE:
         raise UserError(f"{where}: label {word!r} of {name}; expected 0 or 1, P or notP.")
     if part is not None and part not in PARTS:
         raise UserError(f"{where}: part {part!r} of {name}; expected {', '.join(PARTS)}.")
-    return Label(name, word.lower() in POSITIVE, part)
+    if group == "":
+        raise UserError(f"{where}: {name} has no {groups}; name the group of every labelled image.")
+    return Label(name, word.lower() in POSITIVE, part, group)
 
 
-def _note(what: str, names: list[str], then: str) -> str:
+def note(what: str, names: list[str], then: str) -> str:
+    """A sentence that counts and names what was left out; empty where nothing was."""
     if not names:
         return ""
     some = ", ".join(names[:3]) + (" …" if names[3:] else "")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pnp.band.concepts import Concept, metric_names, parse_concepts
 from pnp.band.curves import BandCurve
-from pnp.band.inputs import Budget, Method
+from pnp.band.inputs import Budgets
 from pnp.band.report import BandReport, band_report
 from pnp.data import DataModule
 from pnp.errors import UserError
@@ -24,25 +24,6 @@ from pnp.evaluation.probes import L2_GRID, Space, concept_heads
 from pnp.results import MEAN, Row
 
 SPLITS = ("train", "validation", "calibration", "test")
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """Error budgets and confidence (`conf/evaluation`, section `band`).
-
-    Args:
-        max_fp: largest share of images asserted P that are ¬P.
-        max_fn: largest share of images asserted ¬P that are P.
-        delta: probability that a calibration draw exceeds either budget.
-        method: `exact`, `crc` or `empirical`; see `pnp.band`.
-        budget: `joint` or `class_conditional`.
-    """
-
-    max_fp: float = 0.01
-    max_fn: float = 0.01
-    delta: float = 0.1
-    method: Method = "exact"
-    budget: Budget = "joint"
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pnp import __version__, files
 from pnp.backbones import backbone
-from pnp.band.concepts import parse_concepts
+from pnp.band.concepts import metric_names, parse_concepts
+from pnp.band.inputs import Budgets
 from pnp.data import DataModule
 from pnp.decider import card, folder
-from pnp.decider.fit import HEAD, Budgets, Part, fit, part_of_set, parts_of_folder
+from pnp.decider.fit import fit
 from pnp.decider.labels import Shares
+from pnp.decider.parts import HEAD, Question, part_of_set, questions_of_folder
 from pnp.errors import UserError
 from pnp.evaluation.concept_bands import concept_targets
 from pnp.evaluation.protocol import Protocol
@@ -39,15 +41,6 @@ class Source:
     options: Mapping[str, Any]
     facts: Mapping[str, Any]
     data: DataModule | None = None
-
-
-@dataclass(frozen=True)
-class Question:
-    """A concept (name and meaning) with its labelled images by part, and notes on them."""
-
-    concept: Mapping[str, str]
-    parts: Mapping[str, Part]
-    notes: Sequence[str] = ()
 
 
 def source(config: Mapping[str, Any]) -> Source:
@@ -104,26 +97,30 @@ def own_images(
     config: Mapping[str, Any],
     images: str,
     advance: Callable[[int], object] = lambda done: None,
-) -> Question:
-    """The question that a csv of labels asks of images in a folder.
+) -> list[Question]:
+    """The questions that csv files of labels ask of images in a folder.
 
     Args:
         source: the encoder.
-        config: `labels`, `concept` and the shares of `conf/decide_fit.yaml`.
+        config: `labels`, `concept`, `groups` and the shares of `conf/decide_fit.yaml`.
         images: the folder.
         advance: called with the number of images done.
     """
-    labels = config["labels"]
-    first = Path(labels if isinstance(labels, str) else labels[0])
-    name = first.stem if config["concept"] is None else config["concept"]
-    if not isinstance(name, str):
+    labels, concept = config["labels"], config["concept"]
+    first = labels if isinstance(labels, str) else labels[0]
+    asked = {str(concept or Path(first).stem): "label"}
+    if isinstance(concept, list) and concept:
+        columns = [str(column) for column in concept]
+        asked = dict(zip(metric_names(columns), columns, strict=True))
+    elif not isinstance(concept, str | None):
         raise UserError(
-            f"concept={name}: with labels= the concept is just a name, concept=cracks; the labels "
-            "say what is P."
+            f"concept={concept}: with labels= the concept is just a name, concept=cracks, or the "
+            "columns of several, concept='[cracks, rust]'; the labels say what is P."
         )
     shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
-    parts, notes = parts_of_folder(source.encoder, labels, images, shares, advance)
-    return Question({"name": name, "meaning": f"label 1 or P in {first.name}"}, parts, notes)
+    return questions_of_folder(
+        source.encoder, labels, images, shares, asked, config["groups"], advance
+    )
 
 
 def own_classes(
@@ -131,12 +128,12 @@ def own_classes(
     concept: Any,
     advance: Callable[[int], object] = lambda done: None,
     most: int = HEAD,
-) -> Question:
-    """The question that a concept asks of the classes of a run's data.
+) -> list[Question]:
+    """The questions that concepts ask of the classes of a run's data.
 
     Args:
         source: the encoder and the data.
-        concept: `{name: classes}` as in `parse_concepts`, classes alone, or None for the concept
+        concept: `{name: classes, …}` as in `parse_concepts`, classes alone, or None for the concept
             that comes with the data.
         advance: called with the number of images done.
         most: images to use of each split.
@@ -144,36 +141,44 @@ def own_classes(
     data = source.data
     if data is None:
         raise UserError("labels= is not set: an encoder without a run has no classes of its own.")
-    asked = _concept(concept, data)
+    asked = _concepts(concept, data)
     targets = concept_targets(data, asked, seed=source.facts["seed"])
-    parts = {
+    split_parts = {
         part: part_of_set(
             source.encoder,
             data.splits[split],
-            targets.y[split][:, 0] > 0.5,
-            targets.keep[split][:, 0],
+            targets.y[split] > 0.5,
+            targets.keep[split],
             advance,
             most,
         )
         for split, part in SPLITS.items()
     }
-    seen = {h for name in ("head", "validation") for h in parts[name].hashes.tolist()}
-    again = sum(h in seen for h in parts["calibration"].hashes.tolist())
-    notes = [f"repeated: {again:,} calibration images are also among the head's."] if again else []
-    return Question({"name": targets.names[0], "meaning": _meaning(asked, data)}, parts, notes)
+    questions = []
+    for k, (name, meaning) in enumerate(zip(targets.names, _meanings(asked, data), strict=True)):
+        parts = {part: found[k] for part, found in split_parts.items()}
+        seen = {h for part in ("head", "validation") for h in parts[part].hashes.tolist()}
+        again = sum(h in seen for h in parts["calibration"].hashes.tolist())
+        notes = [f"repeated: {again:,} calibration images are also among the head's."]
+        questions.append(Question(name, meaning, parts, notes if again else []))
+    return questions
 
 
 def write(
-    source: Source, question: Question, budgets: Budgets, shares: Shares, out: Path
-) -> "Decider":
-    """Fit a decider and write its folder."""
-    facts = {"concept": question.concept, **source.facts, "shares": asdict(shares)}
-    facts["version"] = __version__
-    decider = fit(source.encoder, question.parts, budgets, facts, question.notes)
+    source: Source, questions: Sequence[Question], budgets: Budgets, shares: Shares, out: Path
+) -> "dict[Path, Decider]":
+    """Fit deciders and write their folders: `out`, or `out/CONCEPT` for several."""
+    facts = {**source.facts, "shares": asdict(shares), "version": __version__}
+    several = len(questions) > 1
+    places = [out / question.name if several else out for question in questions]
+    for place in places:
+        folder.refuse_foreign(place)
+    deciders = fit(source.encoder, questions, budgets, facts)
     source.encoder.cpu()
     network = {"network": source.facts["network"]}
-    folder.write(decider, out, source.options, network, card.write(decider))
-    return decider
+    for decider, place in zip(deciders, places, strict=True):
+        folder.write(decider, place, source.options, network, card.write(decider))
+    return dict(zip(places, deciders, strict=True))
 
 
 def write_own(
@@ -197,16 +202,16 @@ def write_own(
     source = of_run(run, place / "checkpoints" / "last.ckpt", place)
     source.encoder.to(device)
     try:
-        question = own_classes(source, protocol.concepts, most=DEFAULT_HEAD)
-        write(source, question, Budgets(**asdict(protocol.budgets)), Shares(), place / "decider")
+        questions = own_classes(source, protocol.concepts, most=DEFAULT_HEAD)
+        write(source, questions, protocol.budgets, Shares(), place / "decider")
     except UserError as error:
         print(f"no decider: {error}")
         return None
     return place / "decider"
 
 
-def _concept(given: Any, data: DataModule) -> dict[str, Any] | None:
-    """Section `concepts` for the one concept; None for the data's own."""
+def _concepts(given: Any, data: DataModule) -> dict[str, Any] | None:
+    """Section `concepts` for what is asked; None for the data's own concept."""
     classes = list(data.classes)
     if given is None and data.splits["train"].concept is not None:
         return None
@@ -219,27 +224,26 @@ def _concept(given: Any, data: DataModule) -> dict[str, Any] | None:
             "concept='{footwear: [5, 7, 9]}'. "
             + (f"Classes: {listed}." if classes else "These images have no classes: give labels=.")
         )
-    if isinstance(given, Mapping):
-        named = {"concept": dict(given)} if set(given) <= PARTS_OF_A_CONCEPT else dict(given)
-        if len(named) != 1:
-            raise UserError(
-                f"concept={given}: a decider answers one concept, got {len(named)}. Fit one each."
-            )
-        return named
+    if isinstance(given, Mapping) and given:
+        return {"concept": dict(given)} if set(given) <= PARTS_OF_A_CONCEPT else dict(given)
     chosen = given if isinstance(given, list) else [given]
     names = [classes[c] if isinstance(c, int) and 0 <= c < len(classes) else str(c) for c in chosen]
     return {"+".join(names): chosen}
 
 
-def _meaning(asked: dict[str, Any] | None, data: DataModule) -> str:
-    """The classes that are P, in words."""
+def _meanings(asked: dict[str, Any] | None, data: DataModule) -> list[str]:
+    """The classes that are P, in words, for each concept."""
     if asked is None:
-        return f"the concept of the data set {data.dataset}"
-    (concept,) = parse_concepts(asked, data.classes).values()
-    words = [str(data.classes[i]) for i in sorted(concept.positive)]
-    words += [f"{data.classes[i]} with probability {p:g}" for i, p in concept.ambiguous.items()]
-    ignored = [str(data.classes[i]) for i in sorted(concept.ignore)]
-    return ", ".join(words) + (f" (left out: {', '.join(ignored)})" if ignored else "")
+        return [f"the concept of the data set {data.dataset}"]
+    meanings = []
+    for concept in parse_concepts(asked, data.classes).values():
+        words = [str(data.classes[i]) for i in sorted(concept.positive)]
+        words += [f"{data.classes[i]} with probability {p:g}" for i, p in concept.ambiguous.items()]
+        ignored = [str(data.classes[i]) for i in sorted(concept.ignore)]
+        meanings.append(
+            ", ".join(words) + (f" (left out: {', '.join(ignored)})" if ignored else "")
+        )
+    return meanings
 
 
 def _of_timm(name: str, weights: str | None) -> Source:
