@@ -7,14 +7,16 @@ Student outputs are (V, N, K): V views of this process's N images, global views 
 outputs are (W, N, K) of the first W of them, without gradient. A loss of pairs of views is the mean
 over the pairs. All is computed in at least float32, whatever the autocast.
 
-With several processes, statistics of the batch (SimCLR, VICReg, BarlowTwins, LeJEPA) are computed
-from the gathered outputs of all of them; the library's own gathering is off. Means over images
-(DINO, NegativeCosine) stay local and are weighted by this process's share of the images. Either way
-the mean over processes, of the loss and of its gradients, is that of the global batch, even if
-processes have different numbers of images.
+With several processes, statistics of the batch (SimCLR, VICReg, BarlowTwins, LeJEPA, VISReg) are
+computed from the gathered outputs of all of them; the library's own gathering is off. Means over
+images (DINO, NegativeCosine) stay local and are weighted by this process's share of the images.
+Either way the mean over processes, of the loss and of its gradients, is that of the global batch,
+even if processes have different numbers of images.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import combinations, product
 
 import torch
@@ -311,12 +313,56 @@ class LeJEPA(nn.Module):
         with torch.autocast(student.device.type, enabled=False):
             z = _global_batch(student)
             invariance = lejepa_invariance_loss(all_proj=z, global_proj=z[: len(teacher)])
-            # The library draws from the global stream: lend it one of our own.
-            with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
-                torch.manual_seed(step_seed(*float(epoch).as_integer_ratio()))
+            with _directions(z, epoch):
                 sigreg = self.sigreg(z)
             loss = (1 - self.weight) * invariance + self.weight * sigreg
         return {"loss": loss, "invariance": invariance, "sigreg": sigreg}
+
+
+class VISReg(nn.Module):
+    """Views close to their mean; embeddings of a view centred, of unit scale, normal in shape.
+
+    Wu et al. 2026, https://arxiv.org/abs/2606.02572: `(1 − λ) invariance + λ (scale + shape +
+    center)`, where shape is the sliced Wasserstein distance to the normal distribution. The slices
+    are a function of `epoch`, as LeJEPA's.
+
+    Args:
+        weight: λ in [0, 1]; the paper's is .9 for large sets and .6 for small ones.
+        slices: random directions per step.
+
+    Raises:
+        UserError: an option out of range.
+    """
+
+    def __init__(self, *, weight: float = 0.6, slices: int = 256) -> None:
+        super().__init__()
+        number("objective.weight", weight, 0, 1)
+        whole("objective.slices", slices)
+        from lightly.loss import VISRegLoss
+
+        self.loss = VISRegLoss(lambda_param=weight, num_slices=slices)
+
+    def forward(
+        self, student: Float[Tensor, "v n d"], teacher: Float[Tensor, "w n d"], epoch: float = 0.0
+    ) -> dict[str, Tensor]:
+        """`loss` and its four parts; the teacher only says how many views are global.
+
+        Raises:
+            UserError: there is one view or one image.
+        """
+        with torch.autocast(student.device.type, enabled=False):
+            z, views = _global_batch(student), len(teacher)
+            with _directions(z, epoch):
+                parts = self.loss.forward_components(local_proj=z[views:], global_proj=z[:views])
+        return {"loss": parts.total, **{k: v for k, v in parts._asdict().items() if k != "total"}}
+
+
+@contextmanager
+def _directions(z: Tensor, epoch: float) -> Iterator[None]:
+    """Lend the library, which draws from the global stream, a stream that `epoch` seeds."""
+    with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
+        torch.manual_seed(step_seed(*float(epoch).as_integer_ratio()))
+        yield
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from pnp.distributed import all_sum, gloo_group
 from pnp.errors import UserError
 from pnp.networks import EMATeacher, Network, head, projector
-from pnp.rivals import DINO, BarlowTwins, LeJEPA, NegativeCosine, SimCLR, VICReg
+from pnp.rivals import DINO, BarlowTwins, LeJEPA, NegativeCosine, SimCLR, VICReg, VISReg
 from pnp.seeds import step_seed
 
 K = 6  # outputs
@@ -97,6 +97,19 @@ def lejepa(student, teacher, epoch=0.25, slices=32):
     return 0.95 * invariance + 0.05 * statistic.mean()
 
 
+def visreg(student, teacher, epoch=0.25, slices=32):
+    invariance = ((student - student[: len(teacher)].mean(0)) ** 2).mean()
+    torch.manual_seed(step_seed(*epoch.as_integer_ratio()))
+    directions = normalize(torch.randn(student.shape[-1], slices, dtype=torch.float64), dim=0)
+    n = student.shape[1]
+    normal = torch.special.ndtri(torch.arange(1, n + 1, dtype=torch.float64) / (n + 1))
+    sigma = student.std(1, correction=0)
+    whitened = (student - student.mean(1, keepdim=True)) / (sigma.detach()[:, None] + 1e-4)
+    shape = (((whitened @ directions).sort(dim=1).values - normal[:, None]) ** 2).mean()
+    spread = ((1 - sigma) ** 2).mean() + (student.mean(1) ** 2).mean()
+    return 0.4 * invariance + 0.6 * (spread + shape)
+
+
 def make_dino(**options):
     objective = DINO(K, warmup_temperature=0.0625, teacher_temperature=0.125, **options)
     objective.double().loss.center.copy_(CENTRE)
@@ -110,6 +123,7 @@ REFERENCES = {
     "vicreg": (VICReg, vicreg),
     "barlow": (BarlowTwins, barlow),
     "lejepa": (lambda: LeJEPA(slices=32), lejepa),
+    "visreg": (lambda: VISReg(slices=32), visreg),
 }
 NAMES = sorted(REFERENCES)
 
@@ -352,6 +366,7 @@ def test_five_steps_give_the_losses_they_always_gave(name):
         ("vicreg", "VICReg", "none", None),
         ("barlow", "BarlowTwins", "none", None),
         ("lejepa", "LeJEPA", "none", None),
+        ("visreg", "VISReg", "none", None),
     ],
 )
 def test_a_method_is_its_objective_teacher_and_head_and_takes_steps(
@@ -400,6 +415,8 @@ def test_an_objective_chosen_on_the_command_line_wins_over_the_methods():
         (lambda: LeJEPA(weight=2), "weight=2"),
         (lambda: LeJEPA(slices=0), "slices=0"),
         (lambda: LeJEPA(knots=1), "knots=1"),
+        (lambda: VISReg(weight=-1), "weight=-1"),
+        (lambda: VISReg(slices=0), "slices=0"),
     ],
 )
 def test_an_option_out_of_range_is_a_user_error_that_names_it(make, message):
@@ -413,7 +430,7 @@ def test_one_view_is_a_user_error(name):
         REFERENCES[name][0]()(draw(1, 9, K), draw(1, 9, K))
 
 
-@pytest.mark.parametrize("name", ["simclr", "vicreg", "barlow", "lejepa"])
+@pytest.mark.parametrize("name", ["simclr", "vicreg", "barlow", "lejepa", "visreg"])
 def test_one_image_is_a_user_error(name):
     with pytest.raises(UserError, match="at least 2 views of 2 images, got 2 of 1"):
         REFERENCES[name][0]()(draw(2, 1, K), draw(2, 1, K))
