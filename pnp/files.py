@@ -51,9 +51,12 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by this text, as it is (`newline` is not translated)."""
+    """Replace `path` by this text in UTF-8, as it is (`newline` is not translated).
+
+    What is no text, as bytes of a file's name may be, becomes escapes, which JSON reads back.
+    """
     with replacing(path) as part:
-        part.write_bytes(text.encode())
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:

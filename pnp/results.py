@@ -22,6 +22,8 @@ OWNERS = {
 }
 NETWORKS = ("teacher", "student", "network")
 REFERENCES = ("pixels", "random")
+PARTIAL = "metrics.partial.json"  # rows of an evaluation that is not at its end
+GAPS = "gaps.json"  # what an evaluation could not measure or draw, and why
 MEAN = "mean"  # concept of the mean over concepts
 OTHER = "other"  # kind of a key that this version does not know: `metric` is the whole key
 

@@ -161,7 +161,10 @@ def plan(cfg: Any) -> list[Any]:
     if config["out"]:
         from pnp.files import replacing
 
-        with replacing(Path(config["out"])) as part, part.open("w", newline="") as stream:
+        with (
+            replacing(Path(config["out"])) as part,
+            part.open("w", newline="", encoding="utf-8") as stream,
+        ):
             csv.writer(stream).writerows([Planned._fields, *rows])
     return rows
 
@@ -241,9 +244,11 @@ SUBCOMMANDS: dict[str, Callable[[Any], Any]] = {
 
 def main() -> None:
     """Console script `pnp-decide`."""
+    from pnp import console
     from pnp.errors import near
     from pnp.runs.launch import complain, launch
 
+    console.fall_back()
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if word in ("--help", "-h", "help"):
         print(USAGE, end="")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pnp import console
 from pnp.errors import UserError
 
 EXAMPLES = """\
@@ -67,6 +68,7 @@ def report(args: argparse.Namespace) -> tuple[Path, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the console script; a user's mistake ends in one line and exit status 2."""
+    console.fall_back()
     command = parser()
     args = command.parse_args(argv)
     if not args.dirs and not args.wandb:

@@ -22,8 +22,10 @@ training split only (evaluation.test=false data.pretrain_on=[train]).
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Console script `pnp-tune`."""
+    from pnp import console
     from pnp.runs import launch
 
+    console.fall_back()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
         print(HELP + (launch.conf_dir() / "tune.yaml").read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ from pnp.data.files import CHUNK, FolderImages, decode_each, unreadable
 from pnp.data.names import ENCODING, ODD, Names
 from pnp.distributed import rank
 from pnp.errors import UserError
-from pnp.files import read_json, write_json, write_text
+from pnp.files import read_json, read_text, write_json, write_text
 
 VERSION = 1  # of the decoding: another number makes new arrays
 # Checksums are read back over at most so many bytes, evenly spread, when an array is opened.
@@ -145,7 +145,7 @@ def _make(images: FolderImages, file: Path) -> None:
     quiet = rank() != 0 or not console.is_terminal
     with (
         Progress(*columns, console=console, disable=quiet, transient=True) as bar,
-        journal.open("a" if done else "w") as log,
+        journal.open("a" if done else "w", encoding="utf-8") as log,
     ):
         task = bar.add_task("", total=len(images), completed=min(len(done) * CHUNK, len(images)))
         for start in range(len(done) * CHUNK, len(images), CHUNK):
@@ -175,7 +175,7 @@ def _journal(file: Path) -> list[dict[str, Any]]:
     """The chunks that are done; a line that was cut off is not one."""
     done: list[dict[str, Any]] = []
     if file.exists():
-        for line in file.read_text().splitlines():
+        for line in read_text(file).splitlines():
             try:
                 done.append(json.loads(line))
             except json.JSONDecodeError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pnp.console import printable
 from pnp.data.cache import cached
 from pnp.data.files import FolderImages
 from pnp.data.imageset import ImageSet, concatenate
@@ -67,7 +68,8 @@ def parts(
         below = "" if folders[part] == root else f"{folders[part].relative_to(root).as_posix()}/"
         images = FolderImages(root, Names([below + name for name in found]), size)
         labels = torch.tensor([number[_class(name)] for name in found]) if classes else None
-        sets[part] = ImageSet(name=part, images=images, labels=labels, classes=classes)
+        shown = tuple(map(printable, classes))
+        sets[part] = ImageSet(name=part, images=images, labels=labels, classes=shown)
     return sets if cache is None else _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
 
 
@@ -102,7 +104,7 @@ def image_names(folder: Path) -> tuple[str, ...]:
             for name in files
             if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=os.fsencode))  # the same in every locale
 
 
 def _class(name: str) -> str:
@@ -123,4 +125,4 @@ def _classes(names: dict[str, tuple[str, ...]], folders: dict[str, Path]) -> tup
                 f"{folders[part]} and {folders['train']} disagree about the classes: the first has "
                 f"{odd}. Give both the same class folders, or use data.labels=none."
             )
-    return tuple(sorted(classes))
+    return tuple(sorted(classes, key=os.fsencode))

@@ -6,7 +6,8 @@ from typing import overload
 import numpy as np
 from torch import Tensor
 
-ENCODING, ODD = "utf-8", "surrogateescape"  # any name that a file may have
+# The bytes of any name that a file may have, the same in every locale.
+ENCODING, ODD = "utf-8", "surrogateescape"
 
 
 class Names(Sequence[str]):
@@ -24,7 +25,7 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        text = "\0".join(names).encode(ENCODING, ODD)
+        text = "\0".join(names).encode(ENCODING, "surrogatepass")
         self._text = np.frombuffer(text, np.uint8)
         cuts = np.flatnonzero(self._text == 0)
         ends = np.array([len(text)] if len(names) else [], np.int64)
@@ -43,7 +44,7 @@ class Names(Sequence[str]):
         if isinstance(index, slice):
             return self._with(self._text, self._start[index], self._stop[index])
         text = self._text[self._start[index] : self._stop[index]]
-        return text.tobytes().decode(ENCODING, ODD)
+        return text.tobytes().decode(ENCODING, "surrogatepass")
 
     def take(self, index: Tensor | np.ndarray) -> "Names":
         """The names of these numbers, in this order; the text is shared."""

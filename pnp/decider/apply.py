@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from pnp.console import printable
 from pnp.decider import page, shift
 from pnp.decider.decider import Answers, Decider
-from pnp.decider.images import Reader, content_hashes, find, printable
+from pnp.decider.images import Reader, content_hashes, find
 from pnp.decider.parts import ignored
 from pnp.errors import UserError
 from pnp.files import write_text

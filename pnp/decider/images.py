@@ -50,11 +50,6 @@ def find(folder: str | Path) -> tuple[Path, list[str], int]:
     return root, names, others
 
 
-def printable(name: str) -> str:
-    """A file name as UTF-8 can write it: bytes that are no UTF-8 become escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def content_hashes(pixels: UInt8[Tensor, "n c s s"]) -> Int64[Tensor, " n"]:
     """A 64-bit hash of each image's pixels: equal images are equal for the network too."""
     rows = pixels.contiguous().flatten(1).numpy()

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
+from pnp.console import printable
 from pnp.decider import page
 from pnp.decider.apply import Judged, judge
 from pnp.decider.decider import Decider
-from pnp.decider.images import printable
 from pnp.decider.labels import Shares
 from pnp.errors import UserError, number, whole
 from pnp.files import replacing, write_text

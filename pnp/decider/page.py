@@ -13,8 +13,8 @@ from jaxtyping import Int64
 from PIL import Image
 
 import pnp
+from pnp.console import printable
 from pnp.decider.decider import Decider
-from pnp.decider.images import printable
 
 if TYPE_CHECKING:
     from pnp.decider.apply import Judged

@@ -12,6 +12,7 @@ from pnp.band.oracle import oracle_band
 from pnp.data import ImageSet
 from pnp.evaluation.concept_bands import Bands, Budgets, ConceptBand
 from pnp.evaluation.figures import DOT, SIZE, TILES, WIDTH, axes_grid, draw_sheet, name_axes, short
+from pnp.evaluation.gaps import Gaps
 from pnp.results import OWNERS
 
 PANELS = 12  # concepts with a panel of their own
@@ -22,9 +23,15 @@ LINES = dict(zip(OWNERS, ("#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 
 
 def draw_bands(
-    folder: Path, bands: Bands, main: str, plane: Tensor, test: ImageSet, budgets: Budgets
-) -> dict[str, str]:
-    """Draw every picture of the bands, and return their captions by name.
+    folder: Path,
+    bands: Bands,
+    main: str,
+    plane: Tensor,
+    test: ImageSet,
+    budgets: Budgets,
+    gaps: Gaps,
+) -> dict[str, str | None]:
+    """Draw every picture of the bands; their captions by name, None for one that failed.
 
     Args:
         folder: of the pictures.
@@ -33,32 +40,38 @@ def draw_bands(
         plane: `(n, 2)`, the first test images in its principal plane.
         test: the test images.
         budgets: of the bands.
+        gaps: where pictures that cannot be drawn are noted.
     """
     own = bands[main]
     concept, band = next(iter(own.items()))
     eta = None if test.eta is None else test.eta.numpy()[band.index]
-    captions = {
-        "band_width": draw_curves(folder / "band_width.svg", bands),
-        "band_scores": draw_scores(folder / "band_scores.svg", own, OWNERS.get(main, main)),
+    drawings: dict[str, Callable[[Path], str]] = {
+        "band_width.svg": lambda file: draw_curves(file, bands),
+        "band_scores.svg": lambda file: draw_scores(file, own, OWNERS.get(main, main)),
     }
     if eta is not None:
-        captions["band_eta"] = draw_posterior(folder / "band_eta.svg", concept, band, eta, budgets)
+        drawings["band_eta.svg"] = lambda file: draw_posterior(file, concept, band, eta, budgets)
     if test.classes:
-        captions["band_classes"] = draw_classes(folder / "band_classes.svg", own, test.classes)
-    file = folder / "band_images.png"
-    captions["band_images"] = draw_images(file, concept, band, test.batch, eta)
-    file = folder / "band_regions.png"
-    captions["band_regions"] = draw_regions(file, concept, band, plane)
-    return captions
+        drawings["band_classes.svg"] = lambda file: draw_classes(file, own, test.classes)
+    drawings["band_images.png"] = lambda file: draw_images(file, concept, band, test.batch, eta)
+    drawings["band_regions.png"] = lambda file: draw_regions(file, concept, band, plane)
+    return {
+        name.partition(".")[0]: gaps.attempt(
+            f"the picture {name}", lambda name=name, draw=draw: draw(folder / name)
+        )
+        for name, draw in drawings.items()
+    }
 
 
 def draw_curves(file: Path, bands: Bands) -> str:
     """Band width against allowed error: one panel per concept, one colour per network."""
-    concepts = list(next(iter(bands.values())))
+    concepts = list(dict.fromkeys(concept for own in bands.values() for concept in own))
     figure, panels = axes_grid(len(concepts[:PANELS]), _height(concepts))
     for axis, concept in zip(panels, concepts, strict=False):
         oracle = None
         for owner, own in bands.items():
+            if concept not in own:
+                continue
             curves, colour = own[concept].report.curves, LINES.get(owner, "black")
             oracle = curves.get("oracle")  # the same for every network
             for kind, style in (("plugin", "-"), ("certified", "--")):

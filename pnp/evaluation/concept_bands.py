@@ -4,7 +4,6 @@ Heads are fitted on train, their regularisation is chosen on validation; thresho
 calibration split, which nobody else has seen; everything is reported on test.
 """
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from pnp.band.inputs import Budgets
 from pnp.band.report import BandReport, band_report
 from pnp.data import DataModule
 from pnp.errors import UserError
+from pnp.evaluation.gaps import Gaps
 from pnp.evaluation.probes import L2_GRID, Space, concept_heads
 from pnp.results import MEAN, Row
 
@@ -86,14 +86,14 @@ def concept_targets(data: DataModule, concepts: Mapping[str, Any] | None, seed: 
         named = parse_concepts(chosen, data.classes, reserved=["lobed"] if has_own else [])
     names = tuple(metric_names([*(["lobed"] if has_own else []), *named]))
     targets = Targets(names, {}, {}, {})
-    for number, (split, images) in enumerate(splits.items()):
+    for place, (split, images) in enumerate(splits.items()):
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         if images.concept is not None and images.eta is not None:
             keep = torch.ones(len(images), dtype=torch.bool)
             columns.append((images.concept, keep, images.eta))
         for concept in named.values():
             assert images.labels is not None
-            y, eta, keep = concept.assign(images.labels.numpy(), seed=seed * len(SPLITS) + number)
+            y, eta, keep = concept.assign(images.labels.numpy(), seed=seed * len(SPLITS) + place)
             eta = eta if concept.ambiguous else np.full(len(images), np.nan)
             columns.append(
                 (torch.from_numpy(y).clamp_min(0), torch.from_numpy(keep), torch.from_numpy(eta))
@@ -110,10 +110,12 @@ def concept_bands(
     budgets: Budgets,
     labels: Tensor | None = None,
     grid: Sequence[float] = L2_GRID,
+    gaps: Gaps | None = None,
 ) -> dict[str, ConceptBand]:
     """The band of every concept for one network.
 
-    A concept of which calibration or test holds only one of P and ¬P is left out, with a warning.
+    A concept of which train, calibration or test holds only one of P and ¬P, or of which validation
+    holds no image, is a gap.
 
     Args:
         features: by split, `(n, d)`, in `space`.
@@ -122,25 +124,33 @@ def concept_bands(
         budgets: error budgets and method.
         labels: classes of the test images, for the band's share per class.
         grid: candidate l2 of the heads.
+        gaps: where concepts that are left out are noted.
     """
+    usable = []
+    for k, name in enumerate(targets.names):
+        if (reason := _unusable(targets, k)) is None:
+            usable.append(k)
+        else:
+            (Gaps() if gaps is None else gaps).add(f"concept {name}", reason)
+    if not usable:
+        return {}
     place = space.mean.device
     train, validation = (
-        (features[split], targets.y[split].to(place), targets.keep[split].to(place))
+        (
+            features[split],
+            targets.y[split][:, usable].to(place),
+            targets.keep[split][:, usable].to(place),
+        )
         for split in ("train", "validation")
     )
     heads = concept_heads(train, validation, space, grid)
     logits = {s: heads.logits(features[s]).double().cpu().numpy() for s in ("calibration", "test")}
     bands = {}
-    for k, name in enumerate(targets.names):
+    for column, k in enumerate(usable):
         keep = {s: targets.keep[s][:, k].numpy() for s in logits}
-        scores = {s: logits[s][keep[s], k] for s in logits}
+        scores = {s: logits[s][keep[s], column] for s in logits}
         y = {s: targets.y[s][:, k].numpy()[keep[s]].astype(int) for s in logits}
         eta = targets.eta["test"][:, k].numpy()[keep["test"]]
-        if any(len(np.unique(y[s])) < 2 for s in logits):
-            logging.getLogger(__name__).warning(
-                "concept %s is left out: calibration or test holds only one of P and ¬P", name
-            )
-            continue
         report = band_report(
             scores["calibration"],
             y["calibration"],
@@ -150,8 +160,18 @@ def concept_bands(
             test_eta=None if np.isnan(eta).any() else eta,
             test_classes=None if labels is None else labels.numpy()[keep["test"]],
         )
-        bands[name] = ConceptBand(report, scores["test"], y["test"], np.flatnonzero(keep["test"]))
+        index = np.flatnonzero(keep["test"])
+        bands[targets.names[k]] = ConceptBand(report, scores["test"], y["test"], index)
     return bands
+
+
+def _unusable(targets: Targets, k: int) -> str | None:
+    """The reason why concept k can have no band; None where it can."""
+    labels = {split: targets.y[split][targets.keep[split][:, k], k] for split in SPLITS}
+    if not len(labels["validation"]):
+        return "validation holds no image of it."
+    one_sided = [s for s in SPLITS if s != "validation" and len(labels[s].unique()) < 2]
+    return f"{', '.join(one_sided)}: only one of P and ¬P." if one_sided else None
 
 
 def band_rows(bands: Bands) -> list[Row]:
@@ -196,6 +216,7 @@ def band_record(bands: Bands) -> dict[str, Any]:
                 "curves": {k: plain(c) for k, c in concepts[concept].report.curves.items()},
             }
             for owner, concepts in bands.items()
+            if concept in concepts
         }
-        for concept in next(iter(bands.values()))
+        for concept in dict.fromkeys(c for concepts in bands.values() for c in concepts)
     }

@@ -1,5 +1,6 @@
 """Evaluation of frozen networks: features, probes, geometry, bands, and pictures of them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ from pnp.distributed import rank, world_size
 from pnp.evaluation.band_figures import draw_bands
 from pnp.evaluation.concept_bands import (
     ConceptBand,
+    Targets,
     band_record,
     band_rows,
     concept_bands,
     concept_targets,
 )
 from pnp.evaluation.figures import POINTS, TILES, draw_pca, draw_views, principal_plane
+from pnp.evaluation.gaps import Gaps
 from pnp.evaluation.probes import Space
 from pnp.evaluation.protocol import Pixels, Protocol, probe, split_features
 from pnp.files import write_json
-from pnp.results import OWNERS, Row, find
+from pnp.results import GAPS, OWNERS, PARTIAL, Row, find, to_metrics
 from pnp.seeds import generator
 from pnp.views import Views
 
@@ -54,6 +57,9 @@ def evaluate_networks(
 ) -> list[Row]:
     """Evaluate every network and reference; write `folder/figures` and `folder/band.json`.
 
+    Rows are kept in `folder/metrics.partial.json` as they come. What cannot be measured or drawn
+    is a gap, named in `folder/gaps.json`, and costs nothing else.
+
     Every process of a distributed run calls this: all extract features, rank 0 does the rest and
     gets the rows.
 
@@ -72,43 +78,41 @@ def evaluate_networks(
     data = setting.data
     split = "test" if protocol.test else "validation"
     labels, budgets = data.splits[split].labels, protocol.budgets
-    labelled = data.splits["train"].labels is not None
-    targets = None
-    if protocol.test and budgets is not None and (labelled or protocol.concepts):
-        targets = concept_targets(data, protocol.concepts)
-    rows: list[Row] = []
+    targets = band_targets(data, protocol)
+    rows, gaps = list[Row](), Gaps()
     bands: dict[str, dict[str, ConceptBand]] = {}
     by_owner: dict[str, Tensor] = {}
     for owner, stored, embeddings in representations:
+        if odd := [name for name, part in stored.items() if not part.isfinite().all()]:
+            gaps.add(owner, f"its features of {', '.join(odd)} are not all finite.")
+            continue
+        by_owner[owner] = stored[split]
         place = probe_device(stored, setting.device)
         features = {name: part.to(place) for name, part in stored.items()}
         space = Space.of(features["train"])
         rotated = {name: space(part) for name, part in features.items()}
-        probes = probe(features, rotated, space, data, protocol, owner)
+        probes = probe(features, rotated, space, data, protocol, owner, gaps)
         rows += probes if owner in networks else find(probes, split="test")
         for kind, z in (("features", features), ("embeddings", embeddings)):
             if z is not None and owner in networks:
                 some = z[split][:PAIRS]
                 few = None if labels is None else labels[:PAIRS].to(some.device)
-                measures = geometry.describe_fully(some, few)
-                rows += [Row("", split, kind, owner, "", k, value) for k, value in measures.items()]
+                rows += _geometry(some, few, split, kind, owner, gaps)
         if targets is not None and budgets is not None:
-            bands[owner] = concept_bands(rotated, space, targets, budgets, labels, protocol.l2)
-        by_owner[owner] = stored[split]
-    main = next(owner for owner in ("teacher", *networks) if owner in networks)
-    plane, share = principal_plane(by_owner[main][:POINTS])
-    pictures = folder / "figures"
-    pictures.mkdir(exist_ok=True)
-    few = None if labels is None else labels[:POINTS]
-    captions = {
-        "views": _draw_views(pictures / "views.png", setting),
-        "pca": draw_pca(pictures / "pca.png", plane, share, few, data.classes, split),
-    }
-    if bands and bands[main] and budgets is not None:
+            arguments = rotated, space, targets, budgets, labels, protocol.l2, gaps
+            own = gaps.attempt(f"{owner}, bands", lambda a=arguments: concept_bands(*a))
+            bands |= {owner: own} if own else {}
+        write_json(folder / PARTIAL, to_metrics(rows))
+    if bands:
         rows += band_rows(bands)
         write_json(folder / "band.json", band_record(bands))
-        captions |= draw_bands(pictures, bands, main, plane, data.splits["test"], budgets)
-    write_json(pictures / "captions.json", captions)
+        write_json(folder / PARTIAL, to_metrics(rows))
+    else:
+        (folder / "band.json").unlink(missing_ok=True)
+    _draw(folder / "figures", by_owner, bands, setting, protocol, gaps)
+    (folder / GAPS).unlink(missing_ok=True)
+    if gaps:
+        write_json(folder / GAPS, gaps)
     return rows
 
 
@@ -120,6 +124,72 @@ def probe_device(features: Mapping[str, Tensor], device: torch.device) -> torch.
     # Features, the same in their space, train and validation joined, and chunks of similarities.
     wanted = 4 * sum(part.nbytes for part in features.values()) + 2**30
     return device if wanted < free else torch.device("cpu")
+
+
+def _geometry(
+    z: Tensor, labels: Tensor | None, split: str, kind: str, owner: str, gaps: Gaps
+) -> list[Row]:
+    """Rows of the measures of some vectors."""
+    what = f"{owner}, geometry of {kind}"
+    measures = gaps.attempt(what, lambda: geometry.describe_fully(z, labels)) or {}
+    return [
+        Row("", split, kind, owner, "", key, value)
+        for key, value in measures.items()
+        if math.isfinite(value) or gaps.add(f"{what}, {key}", "it is not finite.")
+    ]
+
+
+def _draw(
+    folder: Path,
+    features: Mapping[str, Tensor],
+    bands: Mapping[str, dict[str, ConceptBand]],
+    setting: Setting,
+    protocol: Protocol,
+    gaps: Gaps,
+) -> None:
+    """Replace the pictures; one that cannot be drawn costs nothing else.
+
+    Args:
+        folder: of the pictures.
+        features: owner -> its features of the split that is reported.
+        bands: of all networks.
+        setting: images and views.
+        protocol: its budgets, and the split that is reported.
+        gaps: where failures are noted.
+    """
+    folder.mkdir(exist_ok=True)
+    for old in (*folder.glob("*.png"), *folder.glob("*.svg")):
+        old.unlink()
+    data, captions = setting.data, dict[str, str | None]()
+    captions["views"] = gaps.attempt(
+        "the picture of the views", lambda: _draw_views(folder / "views.png", setting)
+    )
+    main = next((owner for owner in ("teacher", *OWNERS) if owner in features), None)
+    if main is not None:
+        split = "test" if protocol.test else "validation"
+        plane, share = principal_plane(features[main][:POINTS])
+        labels = data.splits[split].labels
+        few = None if labels is None else labels[:POINTS]
+        captions["pca"] = gaps.attempt(
+            "the picture of the features",
+            lambda: draw_pca(folder / "pca.png", plane, share, few, data.classes, split),
+        )
+        if main in bands and protocol.budgets is not None:
+            test = data.splits["test"]
+            captions |= draw_bands(folder, bands, main, plane, test, protocol.budgets, gaps)
+    write_json(folder / "captions.json", {k: v for k, v in captions.items() if v is not None})
+
+
+def band_targets(data: DataModule, protocol: Protocol) -> Targets | None:
+    """Targets of the protocol's concepts; None where no band is asked for, or there are no labels.
+
+    Raises:
+        UserError: concepts that these classes do not have; call it before training.
+    """
+    labelled = data.splits["train"].labels is not None
+    if not protocol.test or protocol.budgets is None or not (labelled or protocol.concepts):
+        return None
+    return concept_targets(data, protocol.concepts)
 
 
 def references(protocol: Protocol, untrained: nn.Module) -> dict[str, nn.Module]:

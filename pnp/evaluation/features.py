@@ -53,13 +53,14 @@ def extract(
     modes = {module: module.training for module in network.modules()}
     network.eval()
     batches = []
-    for start in range(first, last, batch_size):
-        index = torch.arange(start, min(start + batch_size, last))
+    mine = torch.arange(first, last)
+    # A process without images of its own runs one and keeps none of it, for the shapes.
+    for index in mine.split(batch_size) if len(mine) else [torch.zeros(1, dtype=torch.int64)]:
         batch = plain(images.batch(index).to(device)).contiguous(memory_format=memory_format)
         with autocast():
             outputs = network(batch)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        batches.append([output.float().cpu() for output in outputs])
+        batches.append([output[: len(mine)].float().cpu() for output in outputs])
         advance(len(index))
     for module, mode in modes.items():
         module.training = mode

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pnp.console import one_line
+
 WIDTH = 7.0
 SIZE = 9  # of text, in points at WIDTH
 POINTS = 2000  # images in a scatter plot
@@ -71,7 +73,10 @@ def principal_plane(features: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates `(N, 2)` on the first two principal axes, and their shares of the variance."""
     centred = features - features.mean(0)
     _, values, axes = torch.linalg.svd(centred, full_matrices=False)
-    return centred @ axes[:2].T, values[:2].square() / values.square().sum()
+    shares = values.square() / values.square().sum().clamp_min(1e-30)
+    plane = torch.zeros(len(features), 2), torch.zeros(2)  # one image or one feature: one axis
+    plane[0][:, : len(axes[:2])], plane[1][: len(axes[:2])] = centred @ axes[:2].T, shares[:2]
+    return plane
 
 
 def draw_pca(
@@ -165,5 +170,6 @@ def name_axes(figure: Any, axis: Any, x: str, y: str, **legend: Any) -> None:
 
 
 def short(name: str, most: int = 20) -> str:
-    """A name of at most `most` characters."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    """A name of at most `most` characters, as matplotlib draws it: `$` starts no formula."""
+    name = one_line(name)
+    return (name if len(name) <= most else f"{name[: most - 1]}…").replace("$", r"\$")

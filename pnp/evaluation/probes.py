@@ -99,7 +99,11 @@ class Space:
         if features.shape[1] > largest:
             return cls(mean, scale, None, torch.ones_like(mean))
         x = (features - mean) / scale
-        values, rotation = torch.linalg.eigh(products(x.T, x.T) / len(x))
+        gram = products(x.T, x.T) / len(x)
+        try:
+            values, rotation = torch.linalg.eigh(gram)
+        except RuntimeError:  # LinAlgError: of equal images float32 may not converge
+            values, rotation = (part.float() for part in torch.linalg.eigh(gram.double()))
         return cls(mean, scale, rotation, values.clamp_min(0))
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -154,7 +158,10 @@ def minimise(
 
     with torch.enable_grad():
         optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-    return (scaled * step).detach(), bias.detach()
+    weight, bias = (scaled * step).detach(), bias.detach()
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise UserError("the fit ended in weights that are not finite.")
+    return weight, bias
 
 
 def fit_linear(

@@ -8,17 +8,19 @@ calibration and reports on test.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from pnp.band.inputs import Budget, Budgets, Method
 from pnp.band.scores import clopper_pearson
 from pnp.data import DataModule
 from pnp.distributed import rank
 from pnp.errors import UserError, choice, number, whole
-from pnp.evaluation.concept_bands import Budgets
 from pnp.evaluation.features import extract, fingerprint, remembered
+from pnp.evaluation.gaps import Gaps
 from pnp.evaluation.probes import L2_GRID, Space, knn_votes, linear_probe, subset
 from pnp.results import Row
 
@@ -53,7 +55,7 @@ class Protocol:
         fractions: shares of the labels of train for the few-label linear probes.
         references: under the same protocol: `pixels`, `random` (the backbone, untrained).
         concepts: of the band; see `pnp.evaluation.concept_bands.concept_targets`.
-        band: error budgets, see `pnp.evaluation.concept_bands.Budgets`; None leaves the band out.
+        band: error budgets, see `pnp.band.inputs.Budgets`; None leaves the band out.
         test: use calibration and test images; off while tuning.
         cache: keep features in the run directory, for `pnp-evaluate`.
 
@@ -82,6 +84,12 @@ class Protocol:
             number("evaluation.l2", strength, 0, open_low=True)
         for share in self.fractions:
             number("evaluation.fractions", share, 0, 1, open_low=True, open_high=True)
+        if (budgets := self.budgets) is not None:
+            for key in ("max_fp", "max_fn", "delta"):
+                value = getattr(budgets, key)
+                number(f"evaluation.band.{key}", value, 0, 1, open_low=True, open_high=True)
+            choice("evaluation.band.method", budgets.method, get_args(Method))
+            choice("evaluation.band.budget", budgets.budget, get_args(Budget))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -142,6 +150,7 @@ def probe(
     data: DataModule,
     protocol: Protocol,
     owner: str,
+    gaps: Gaps,
 ) -> list[Row]:
     """Accuracies of the probes, on validation (fitted on train) and on test (fitted on both).
 
@@ -152,6 +161,7 @@ def probe(
         data: the data set with their labels.
         protocol: k, temperature, grid, fractions, and whether test is used.
         owner: of the features.
+        gaps: where probes that cannot be fitted are noted.
 
     Returns:
         `knn` and `linear` on validation, and unless `protocol.test` is off `knn`, `linear`,
@@ -165,40 +175,50 @@ def probe(
     knn: Any = {"classes": classes, "temperature": protocol.temperature}
     bank = features["train"], labels["train"]
     held_out = features["validation"], labels["validation"]
-    votes = knn_votes(*bank, held_out[0], k=min(protocol.k, len(bank[0])), **knn)
     train = rotated["train"], labels["train"]
     validation = rotated["validation"], labels["validation"]
-    linear = linear_probe(
-        train, validation, space, classes=classes, grid=protocol.l2, refit=protocol.test
+    fit = partial(linear_probe, validation=validation, space=space, classes=classes)
+    rows: list[Row] = []
+    votes = gaps.attempt(
+        f"{owner}, knn on validation",
+        lambda: knn_votes(*bank, held_out[0], k=min(protocol.k, len(bank[0])), **knn),
     )
-    rows = [
-        Row("", "validation", "probe", owner, "", "knn", _accuracy(votes, held_out[1])),
-        Row("", "validation", "probe", owner, "", "linear", linear.validation),
-    ]
+    if votes is not None:
+        accuracy = float((votes.argmax(1) == held_out[1]).float().mean())
+        rows.append(Row("", "validation", "probe", owner, "", "knn", accuracy))
+    linear = gaps.attempt(
+        f"{owner}, linear", lambda: fit(train, grid=protocol.l2, refit=protocol.test)
+    )
+    if linear is not None:
+        rows.append(Row("", "validation", "probe", owner, "", "linear", linear.validation))
     if not protocol.test:
         return rows
     bank_all, truth_all = (torch.cat([part[name] for name in FIT]) for part in (features, labels))
     queries, truth = (torch.cat([part[name] for name in REPORT]) for part in (features, labels))
     turned = torch.cat([rotated[name] for name in REPORT])
-    scores = {
-        "knn": knn_votes(bank_all, truth_all, queries, k=min(protocol.k, len(bank_all)), **knn),
-        "linear": linear.logits(turned),
-    }
-    for fraction in protocol.fractions:
+
+    def few_labels(fraction: float) -> Tensor:
         few = _few(labels["train"], fraction)
-        part = train[0][few], train[1][few]
         grid = (1.0, 0.1, *protocol.l2)  # few labels want more regularisation
-        best = linear_probe(part, validation, space, classes=classes, grid=grid, refit=False)
-        scores[f"linear_{100 * fraction:g}pct"] = best.logits(turned)
-    for name, score in scores.items():
+        return fit((train[0][few], train[1][few]), grid=grid, refit=False).logits(turned)
+
+    work: dict[str, Callable[[], Tensor]] = {
+        "knn": lambda: knn_votes(
+            bank_all, truth_all, queries, k=min(protocol.k, len(bank_all)), **knn
+        )
+    }
+    if linear is not None:
+        work["linear"] = lambda: linear.logits(turned)
+    for fraction in protocol.fractions:
+        work[f"linear_{100 * fraction:g}pct"] = partial(few_labels, fraction)
+    for name, scores in work.items():
+        score = gaps.attempt(f"{owner}, {name}", scores)
+        if score is None:
+            continue
         hits = int((score.argmax(1) == truth).sum())
         low, high = map(float, clopper_pearson(hits, len(truth)))
         rows.append(Row("", "test", "probe", owner, "", name, hits / len(truth), low, high))
     return rows
-
-
-def _accuracy(scores: Tensor, truth: Tensor) -> float:
-    return float((scores.argmax(1) == truth).float().mean())
 
 
 def _few(labels: Tensor, fraction: float) -> Tensor:

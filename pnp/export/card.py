@@ -114,7 +114,7 @@ net = timm.create_model("{source}", pretrained=True).eval()
         "net.fc = nn.Identity()",
         'net.load_state_dict(load_file("PATH/model.safetensors"))',
         "net.eval()",
-        'given = json.loads(Path("PATH/config.json").read_text())["input"]',
+        'given = json.loads(Path("PATH/config.json").read_text("utf-8"))["input"]',
         'mean, std = (torch.tensor(given[k]).view(-1, 1, 1) for k in ("mean", "std"))',
         constants,
         "features = net(x)",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pnp.files import read_csv, read_json
+from pnp.files import read_csv, read_json, read_text
 from pnp.results import NETWORKS, OWNERS, Row, describe, to_rows
 
 CHARTS = 12  # concepts with a curve of their own; the table has all
@@ -192,7 +192,7 @@ def _pictures(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.glob("*.png")):
         pictures[f"figures/{file.stem}"] = wandb.Image(str(file), caption=captions.get(file.stem))
     for file in sorted(folder.glob("*.svg")):  # W&B shows a vector graphic as a page
-        pictures[f"figures/{file.stem}"] = wandb.Html(file.read_text(), inject=False)
+        pictures[f"figures/{file.stem}"] = wandb.Html(read_text(file), inject=False)
     return pictures
 
 

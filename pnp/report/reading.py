@@ -13,7 +13,7 @@ from typing import Any
 from pnp.errors import UserError
 from pnp.files import read_csv, read_json, read_text
 from pnp.keys import upgrade
-from pnp.results import OWNERS, Metric, Row, describe, to_rows
+from pnp.results import GAPS, OWNERS, Metric, Row, describe, to_rows
 
 # Folders inside a run, where no other run is looked for.
 SKIPPED = {"checkpoints", "features", "figures", "wandb", ".hydra", ".git"}
@@ -39,6 +39,7 @@ class Run:
         state: finished, alarm (finished, with a collapse alarm), running, stopped or failed.
         error: `error.txt`.
         bands: `band.json`: widths over allowed errors by concept and owner.
+        gaps: what the evaluation left out, with the reasons.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Run:
     state: str = "finished"
     error: str = ""
     bands: dict[str, Any] = field(default_factory=dict)
+    gaps: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -181,6 +183,7 @@ def read_run(path: Path) -> Run:
         state=state,
         error=error,
         bands=read_json(path / "band.json", dict, {}),
+        gaps=read_json(path / GAPS, dict, {}),
     )
 
 

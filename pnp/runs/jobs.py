@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Files of an earlier run that a new one in the same folder must not find.
 LEFTOVERS = (
     "metrics.json", "run.json", "band.json", "alarms.json", "error.txt", "report.html",
+    "gaps.json", "metrics.partial.json",
     "checkpoints/*.ckpt",
 )  # fmt: skip
 

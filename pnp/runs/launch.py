@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
+from pnp import console
 from pnp.errors import UserError
 from pnp.files import read_json, write_json
 from pnp.keys import renamed
@@ -65,6 +66,7 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
 
     # On a new machine it would announce its font list as if Hydra had something to say.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    console.fall_back()
     task = Task(run)
     sys.argv[1:] = renamed(sys.argv[1:])
     _check_run_dir(sys.argv[1:])
@@ -144,6 +146,7 @@ class Task:
         """Run one job; in a multirun a mistake ends in a note and None."""
         from hydra.core.hydra_config import HydraConfig
 
+        console.fall_back()  # joblib's processes did not come through `launch`
         many = is_multirun()
         shared = many and _by_joblib(HydraConfig.get())
         if shared and not between.before:

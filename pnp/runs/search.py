@@ -251,6 +251,7 @@ def conclude(study: "optuna.Study", folder: Path, given: Sequence[str]) -> int:
     """Print the table, the failures, the report's place and the best overrides as a command."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pnp.report import compare_runs
 
@@ -265,7 +266,7 @@ def conclude(study: "optuna.Study", folder: Path, given: Sequence[str]) -> int:
     for trial in done[:10]:
         short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in trial.params.items()}
         words = " ".join(override(*item) for item in short.items())
-        table.add_row(str(trial.number), f"{trial.value:.4f}", words)
+        table.add_row(str(trial.number), f"{trial.value:.4f}", Text(words))
     console = Console()
     console.print(table)
     pruned = sum(t.state.name == "PRUNED" for t in study.trials)

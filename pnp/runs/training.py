@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
+from rich.markup import escape
 
 from pnp import files
 from pnp.cpu import keep_freed_memory
@@ -51,6 +52,7 @@ def fit(
     keep_freed_memory()
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, untrained = parts(config)
+    evaluate.band_targets(data, build(config["evaluation"], "evaluation"))  # mistakes come early
     trainer = build_trainer(config, folder, data)
     trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
@@ -150,8 +152,7 @@ def print_header(
     parameters = sum(p.numel() for p in module.student.parameters())
     batch, steps = module.global_batch, module.total_steps
     words = [
-        f"[bold]P¬P SSL[/] {data.dataset} ({len(data.pretrain):,} images "
-        f"{data.channels}×{data.size}×{data.size})",
+        f"{data.dataset} ({len(data.pretrain):,} images {data.channels}×{data.size}×{data.size})",
         f"{config['model']['name']} ({parameters:,} parameters)",
         str(trainer.strategy.root_device),
         str(trainer.precision),
@@ -160,7 +161,7 @@ def print_header(
         *([f"resumed at step {step}"] if step else []),
     ]
     console = Console(soft_wrap=True, highlight=False)
-    console.print(" · ".join(words))
+    console.print("[bold]P¬P SSL[/]", escape(" · ".join(words)))
     if chosen := automatic(trainer, module, data, config):
         settings = ", ".join(f"{key}={value:g}" for key, value in chosen.items())
-        console.print(f"auto, from {len(data.pretrain):,} images and {steps:,} steps: {settings}")
+        print(f"auto, from {len(data.pretrain):,} images and {steps:,} steps: {settings}")
