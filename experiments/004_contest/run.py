@@ -362,6 +362,10 @@ def main() -> None:
                     jobs = []
                 if not running:
                     break
+                while done.empty():
+                    if not all(worker.is_alive() for worker in workers):
+                        raise SystemExit(f"a worker died: see {given.out}/worker-*.log")
+                    time.sleep(0.1)
                 row = {**done.get(), "machine": machine}
                 running -= 1
                 rows.append(row)
