@@ -117,15 +117,15 @@ def chosen(rows: list[dict[str, Any]], data: str, method: str) -> dict[str, Any]
 
 
 def finals(rows: list[dict[str, Any]]) -> list[Job]:
-    """Seeds outermost: whatever time is left for, every method has the same seeds."""
-    jobs = []
-    for seed in SEEDS:
-        for data in SETS:
-            for method in ("pnp", *RIVALS):
-                arm = chosen(rows, data, method)
-                if arm is not None:
-                    jobs.append(Job("final", data, method, seed, arm))
-    return jobs
+    """The tuned sets first, seeds outermost: after any time every method has the same seeds."""
+    return [
+        Job("final", data, method, seed, arm)
+        for sets in (TUNED, SETS[len(TUNED) :])
+        for seed in SEEDS
+        for data in sets
+        for method in ("pnp", *RIVALS)
+        if (arm := chosen(rows, data, method))
+    ]
 
 
 def seconds(rows: list[dict[str, Any]]) -> list[Job]:
@@ -234,6 +234,7 @@ def run(job: Job, given: Any) -> dict[str, Any]:
 
     from pnp.evaluation.concept_bands import band_rows, concept_bands, concept_targets
     from pnp.evaluation.evaluate import probe_device
+    from pnp.evaluation.gaps import Gaps
     from pnp.evaluation.probes import Space
     from pnp.evaluation.protocol import probe, split_features
     from pnp.results import to_metrics
@@ -255,8 +256,9 @@ def run(job: Job, given: Any) -> dict[str, Any]:
     device = torch.device("cuda" if given.device == "cuda" else "cpu")
     targets = concept_targets(data, None) if protocol.test else None
     labels = data.splits["test"].labels if protocol.test else None
-    rows, bands = [], {}
-    for owner, network in module.networks.items():
+    rows, bands, gaps = [], {}, Gaps()
+    networks = module.networks if protocol.test else {"student": module.student}
+    for owner, network in networks.items():
         stored = split_features(
             network.to(device),
             data,
@@ -271,11 +273,13 @@ def run(job: Job, given: Any) -> dict[str, Any]:
         features = {name: part.to(place) for name, part in stored.items()}
         space = Space.of(features["train"])
         rotated = {name: space(part) for name, part in features.items()}
-        rows += probe(features, rotated, space, data, protocol, owner)
+        rows += probe(features, rotated, space, data, protocol, owner, gaps)
         if targets is not None and protocol.budgets is not None:
             bands[owner] = concept_bands(
                 rotated, space, targets, protocol.budgets, labels, protocol.l2
             )
+    if gaps:
+        raise RuntimeError(f"not measured: {dict(gaps)}")
     metrics = {
         k: v
         for k, v in to_metrics([*rows, *band_rows(bands)]).items()
