@@ -332,6 +332,7 @@ def main() -> None:
     add("--budget", type=float, default=1e9, help="seconds; no run is started after them")
     add("--results", default=str(HERE / "results.jsonl"))
     add("--stages", default="tune,final,seconds,variant")
+    add("--methods", default=",".join(("pnp", *RIVALS)), help="of them only")
     add("--tiny", action="store_true", help="a few hundred images: to try the script itself")
     given = parser.parse_args()
     started, results = time.monotonic(), Path(given.results)
@@ -353,7 +354,8 @@ def main() -> None:
             plan = {"tune": lambda _: tuning(), "final": finals, "seconds": seconds}
             jobs = plan.get(stage, variants)(rows)
             names = {Job(**{k: row[k] for k in Job.__dataclass_fields__}).name for row in rows}
-            jobs = [job for job in jobs if job.name not in names]
+            wanted = given.methods.split(",")
+            jobs = [job for job in jobs if job.name not in names and job.method in wanted]
             print(f"{stage}: {len(jobs)} runs", flush=True)
             running = 0
             while jobs or running:
