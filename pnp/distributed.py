@@ -103,10 +103,7 @@ def gather_images(z: Tensor, dim: int = 0) -> tuple[Tensor, slice | None]:
     """`gather`, and the slice of this rank's images in it; None when there is one process."""
     if world_size() == 1:
         return z, None
-    count = torch.tensor([z.shape[dim]], device=z.device)
-    counts = [torch.empty_like(count) for _ in range(world_size())]
-    dist.all_gather(counts, count)
-    shares = [int(n) for n in counts]
+    shares = all_numbers(z.shape[dim])
     start = sum(shares[: rank()])
     gathered: Any = _Gather.apply(z, dim, shares)
     return gathered, slice(start, start + z.shape[dim])
@@ -151,6 +148,27 @@ def all_sum(value: Tensor) -> Tensor:
 def all_max(value: Tensor) -> Tensor:
     """Take the largest `value` of all ranks, without gradient."""
     return _reduced(value, dist.ReduceOp.MAX)
+
+
+_beside: tuple[Any, Any] = (None, None)  # the group of all processes, and the one for their hosts
+
+
+def all_numbers(value: int) -> list[int]:
+    """Give every rank the whole numbers of all ranks, from host to host: no device is waited for.
+
+    Where processes talk over NCCL, a second group talks over gloo; every rank calls this together.
+    """
+    global _beside
+    if world_size() == 1:
+        return [value]
+    world = dist.group.WORLD
+    if _beside[0] is not world:
+        hosts = world if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        _beside = (world, hosts)
+    mine = torch.tensor([value])
+    numbers = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(numbers, mine, group=_beside[1])
+    return [int(number) for number in numbers]
 
 
 def broadcast(value: T) -> T:

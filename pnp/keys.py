@@ -27,6 +27,8 @@ ADDED = {
     "objective.temperature": 0.2,
     "objective.decoupled": True,
     "objective.target": "pairs",
+    "trainer.benchmark": False,
+    "trainer.tf32": True,
 }
 
 
@@ -94,9 +96,11 @@ def original(config: Mapping[str, Any]) -> dict[str, Any]:
         if place in flat:
             flat[key] = flat.pop(place) if flat.get(key) is None else flat[key]
             flat.pop(place, None)
-    if flat.get("objective._target_") == "pnp.objectives.PNP":
-        flat = RETIRED | {k: v for k, v in flat.items() if k not in ADDED or v != ADDED[k]}
-    return flat
+    ours = flat.get("objective._target_") == "pnp.objectives.PNP"
+    for key, constant in ADDED.items():
+        if (ours or not key.startswith("objective.")) and flat.get(key) == constant:
+            del flat[key]
+    return RETIRED | flat if ours else flat
 
 
 def _section(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

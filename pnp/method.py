@@ -109,6 +109,13 @@ class SelfSupervised(L.LightningModule):
         self.logged: dict[str, float] = {}  # the last values that went to the loggers
 
     @property
+    def together(self) -> bool:
+        """`concat_views`, resolved: all views in one forward."""
+        return (
+            self.device.type == "cuda" if self.concat_views == "auto" else self.concat_views is True
+        )
+
+    @property
     def networks(self) -> dict[str, Network]:
         """Networks to evaluate: the student and, if there is one, the EMA teacher."""
         if self.teacher is None:
@@ -196,12 +203,9 @@ class SelfSupervised(L.LightningModule):
             network: student or teacher.
             views: (V, N, C, S, S), one tensor per size.
         """
-        together = self.concat_views
-        if together == "auto":
-            together = self.device.type == "cuda"
         features, z = [], []
         for same_size in views:
-            for part in [same_size] if together else same_size.split(1):
+            for part in [same_size] if self.together else same_size.split(1):
                 images = part.flatten(0, 1).contiguous(memory_format=self.memory_format)
                 for outputs, output in zip((features, z), network.encode(images), strict=True):
                     outputs.append(output.unflatten(0, part.shape[:2]))

@@ -211,6 +211,7 @@ class EMATeacher(nn.Module, Generic[Net]):
         self.network: Net = deepcopy(student).requires_grad_(False)
         if without:
             setattr(self.network, without, None)
+        self._pairs: tuple[Any, ...] = (None, None)
 
     def momentum(self, step: int, total: int) -> float:
         """Momentum m for the `step`-th optimizer step (from 0) of `total`."""
@@ -221,12 +222,22 @@ class EMATeacher(nn.Module, Generic[Net]):
     def update(self, student: nn.Module, step: int, total: int) -> float:
         """Move once towards `student`; return the momentum used."""
         momentum = self.momentum(step, total)
+        device = next(student.parameters()).device
+        if self._pairs[0] is not student or self._pairs[1] != device:  # moving renews buffers
+            self._pairs = (student, device, *self._alike(student))
+        # One fused call each: Python loops cost milliseconds, and a launch per tensor on a GPU.
+        (own, others), *buffers = self._pairs[2:]
+        torch._foreach_lerp_(own, others, 1.0 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+        for pair in buffers:
+            torch._foreach_copy_(*pair)  # pyright: ignore[reportPrivateImportUsage]
+        return momentum
+
+    def _alike(self, student: nn.Module) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Own tensors and the student's: parameters, then buffers, those of one type together."""
         source = dict(student.named_parameters())
         target = dict(self.network.named_parameters())
-        # One fused call each: Python loops cost milliseconds, and a launch per tensor on a GPU.
-        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            list(target.values()), [source[name].detach() for name in target], 1.0 - momentum
-        )
+        weights = list[Tensor](target.values())
+        pairs = [(weights, [source[name].detach() for name in target])]
         source = dict(student.named_buffers())
         for floating in (True, False):  # a fused call wants one type
             buffers = {
@@ -235,5 +246,5 @@ class EMATeacher(nn.Module, Generic[Net]):
                 if buffer.is_floating_point() == floating
             }
             if buffers:
-                torch._foreach_copy_(list(buffers.values()), [source[name] for name in buffers])  # pyright: ignore[reportPrivateImportUsage]
-        return momentum
+                pairs.append((list(buffers.values()), [source[name] for name in buffers]))
+        return pairs

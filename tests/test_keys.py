@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,10 @@ def test_a_job_keeps_the_identity_that_version_0_1_gave_it(case):
 
 def test_a_later_key_with_the_value_of_the_earlier_constant_is_the_same_job():
     config = CASES[""]["config"]
-    later = {key.removeprefix("objective."): value for key, value in keys.ADDED.items()}
-    today = {**config, "objective": config["objective"] | later}
+    today = deepcopy(config)
+    for key, value in keys.ADDED.items():
+        section, _, name = key.partition(".")
+        today[section][name] = value
     assert identity(today) == CASES[""]["identity"]
     assert differences(config, today) == []
     today["objective"]["temperature"] = 0.1

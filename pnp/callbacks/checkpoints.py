@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from pnp.distributed import broadcast
+from pnp.distributed import all_numbers, broadcast
 from pnp.errors import number, whole
 from pnp.files import replacing
 from pnp.signals import Interrupted, listener
@@ -60,11 +60,7 @@ class Checkpoints(Checkpoint):
 
     def stopping(self, trainer: L.Trainer) -> bool:
         """Tell whether a signal came, on any rank: all have to leave after the same step."""
-        self.stop_requested |= bool(listener.seen)
-        if trainer.world_size > 1:
-            self.stop_requested = trainer.strategy.reduce_boolean_decision(
-                self.stop_requested, all=False
-            )
+        self.stop_requested |= any(all_numbers(bool(listener.seen)))
         return self.stop_requested
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:

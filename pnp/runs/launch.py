@@ -220,6 +220,11 @@ def _message(error: Exception) -> str | None:
             "the connection to another process of this run broke: it was killed (out of memory?) "
             "or failed with a message of its own. resume=auto goes on from the last checkpoint."
         )
+    if "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
+        return (
+            f"memory is full ({str(error).splitlines()[0]}). Use a smaller data.batch_size; with "
+            "method.global_batch=N the objective still sees N images, in batches of that size."
+        )
     if isinstance(error, OSError) and (error.filename or error.strerror):
         return f"cannot read or write {error.filename or 'the run directory'}: {error.strerror}."
     return None

@@ -66,13 +66,15 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
         data: what is trained on; decides `trainer.max_epochs=auto`.
     """
     import lightning
+    import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from rich.console import Console
 
     from pnp.callbacks.progress import EpochLines, Progress
 
     options = dict(config["trainer"])
-    check_call(lightning.Trainer, {k: v for k, v in options.items() if v != "auto"}, "trainer")
+    known = {k: v for k, v in options.items() if v != "auto" and k != "tf32"}
+    check_call(lightning.Trainer, known, "trainer")
     if options["max_epochs"] == "auto":
         options["max_epochs"] = auto.epochs(_steps_per_epoch(options, data))
     for key, least in (("max_epochs", -1), ("max_steps", -1), ("accumulate_grad_batches", 1)):
@@ -81,6 +83,8 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
     options["accelerator"], options["precision"] = hardware(
         options["accelerator"], options["precision"]
     )
+    tf32 = choice("trainer.tf32", options.pop("tf32", True), (True, False))
+    torch.backends.cudnn.allow_tf32 = tf32
     if options.get("sync_batchnorm") == "auto":
         options["sync_batchnorm"] = options["accelerator"] != "cpu"
     if options.get("sync_batchnorm") and options["accelerator"] == "cpu":
@@ -168,8 +172,10 @@ def placement(
 
     accelerator, precision = hardware(accelerator, precision, section)
     device = torch.device("cuda" if accelerator in ("gpu", "cuda") else accelerator)
-    bf16 = precision == "bf16-mixed"
-    return device, str(precision), partial(torch.autocast, device.type, torch.bfloat16, bf16)
+    known = ("32-true", "bf16-mixed", "16-mixed")
+    choice(f"{section}precision", {"32": "32-true"}.get(str(precision), precision), known)
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(precision))
+    return device, str(precision), partial(torch.autocast, device.type, kind, kind is not None)
 
 
 def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> list[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from rich.markup import escape
@@ -124,6 +125,12 @@ def finish(
     return metrics
 
 
+def _precision(trainer: "Trainer") -> str:
+    precision, gpu = str(trainer.precision), trainer.strategy.root_device.type == "cuda"
+    exact = not (gpu and precision == "32-true" and torch.backends.cudnn.allow_tf32)
+    return precision if exact else f"{precision} (convolutions in TF32)"
+
+
 def automatic(
     trainer: "Trainer", module: "SelfSupervised", data: "DataModule", config: dict[str, Any]
 ) -> dict[str, float]:
@@ -134,6 +141,7 @@ def automatic(
         "trainer.max_epochs": trainer.max_epochs,
         "optim.lr": module.optim.effective_lr(256, steps),
         "method.momentum": module.teacher and module.teacher.momentum(0, steps),
+        "method.concat_views": module.together,
     }
     given = files.flatten(config)
     return {k: v for k, v in values.items() if given.get(k) == "auto" and v is not None}
@@ -155,7 +163,7 @@ def print_header(
         f"{data.dataset} ({len(data.pretrain):,} images {data.channels}×{data.size}×{data.size})",
         f"{config['model']['name']} ({parameters:,} parameters)",
         str(trainer.strategy.root_device),
-        str(trainer.precision),
+        _precision(trainer),
         f"lr {module.optim.effective_lr(batch, steps):.2g} at batch {batch}, {steps:,} steps",
         str(folder),
         *([f"resumed at step {step}"] if step else []),
@@ -163,5 +171,6 @@ def print_header(
     console = Console(soft_wrap=True, highlight=False)
     console.print("[bold]P¬P SSL[/]", escape(" · ".join(words)))
     if chosen := automatic(trainer, module, data, config):
-        settings = ", ".join(f"{key}={value:g}" for key, value in chosen.items())
+        words = {k: str(v).lower() if isinstance(v, bool) else f"{v:g}" for k, v in chosen.items()}
+        settings = ", ".join(f"{key}={value}" for key, value in words.items())
         print(f"auto, from {len(data.pretrain):,} images and {steps:,} steps: {settings}")
