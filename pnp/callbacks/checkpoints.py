@@ -123,8 +123,10 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the configuration with the weights it made."""
+        """Keep the configuration and the digests of the images with the weights they made."""
         checkpoint["config"] = self.config
+        if (record := getattr(trainer.datamodule, "split_record", None)) is not None:  # pyright: ignore[reportAttributeAccessIssue]
+            checkpoint["splits"] = record()
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""

@@ -25,13 +25,13 @@ from rich.progress import (
 from torch import Tensor
 
 from pnp import locks
-from pnp.data.files import CHUNK, FolderImages, decode_each, unreadable
+from pnp.data.files import CHUNK, FolderImages, contents, decode_each, unreadable
 from pnp.data.names import ENCODING, ODD, Names
 from pnp.distributed import rank
 from pnp.errors import UserError
 from pnp.files import read_json, read_text, write_json, write_text
 
-VERSION = 1  # of the decoding: another number makes new arrays
+VERSION = 2  # of the decoding: another number makes new arrays
 # Checksums are read back over at most so many bytes, evenly spread, when an array is opened.
 VERIFY = 2**30
 
@@ -65,7 +65,7 @@ class ArrayImages(FolderImages):
 
 def cached(
     images: FolderImages, folder: Path, *, skip_corrupt: bool
-) -> tuple[ArrayImages, Int64[Tensor, "n"]]:
+) -> tuple[ArrayImages, Int64[Tensor, "n"], Int64[Tensor, "n"]]:
     """Read the images from an array, which is made if it does not exist.
 
     The array is named by a hash of the size and of every file's name, length and time: a folder
@@ -78,7 +78,7 @@ def cached(
         skip_corrupt: leave unreadable files out, counted and named in one warning.
 
     Returns:
-        The images that can be read, and their numbers in `images`.
+        The images that can be read, their numbers in `images`, and their `contents`.
 
     Raises:
         UserError: an unreadable file and `skip_corrupt` is off, no space or no permission, or an
@@ -110,7 +110,8 @@ def cached(
         good[list(bad)] = False
         kept = kept[good]
     names = images.names.take(kept)
-    return ArrayImages(images.root, names, images.size, array=file, rows=kept), kept
+    content = torch.tensor(record["content"], dtype=torch.int64)[kept]
+    return ArrayImages(images.root, names, images.size, array=file, rows=kept), kept, content
 
 
 @lru_cache(maxsize=16)
@@ -158,7 +159,8 @@ def _make(images: FolderImages, file: Path) -> None:
                 else:
                     array[start + i] = result
             array.flush()
-            entry = {"crc": _crc(array[start : start + CHUNK]), "bad": bad}
+            content = contents(chunk).tolist()
+            entry = {"crc": _crc(array[start : start + CHUNK]), "bad": bad, "content": content}
             log.write(json.dumps(entry) + "\n")
             log.flush()
             done.append(entry)
@@ -166,7 +168,13 @@ def _make(images: FolderImages, file: Path) -> None:
     del array
     bad = {number: why for entry in done for number, why in entry["bad"].items()}
     partial.replace(file)
-    record = {"shape": shape, "chunk": CHUNK, "crc": [entry["crc"] for entry in done], "bad": bad}
+    record = {
+        "shape": shape,
+        "chunk": CHUNK,
+        "crc": [entry["crc"] for entry in done],
+        "bad": bad,
+        "content": [content for entry in done for content in entry["content"]],
+    }
     write_json(file.with_suffix(".json"), record)
     journal.unlink()
 

@@ -1,5 +1,6 @@
 """One DataModule over one table of data sets: options in, disjoint splits and batches out."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,12 +15,14 @@ from pnp import auto
 from pnp.cpu import cores
 from pnp.data import ambiguous, datasets, folder
 from pnp.data.cache import ArrayImages
-from pnp.data.files import FolderImages, load, readable
+from pnp.data.files import FolderImages, load
 from pnp.data.imageset import ImageSet, concatenate, resize
 from pnp.data.loader import Loader, batches_per_epoch
 from pnp.data.splits import amount, carve, permutation
 from pnp.distributed import world_size
 from pnp.errors import UserError, choice, number, whole
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "calibration", "test")
 # The table: each entry gives the official parts of a data set; `_split` cuts what is missing.
@@ -150,6 +153,7 @@ class DataModule(L.LightningDataModule):
             if self.labels == "none":
                 parts = {name: part.without_labels() for name, part in parts.items()}
             self._splits = self._ready(self._split(parts))
+            self._say_repeats()
         return self._splits
 
     @property
@@ -205,7 +209,14 @@ class DataModule(L.LightningDataModule):
         return self._statistics[1]
 
     def split_record(self) -> dict[str, dict[str, Any]]:
-        """Count, digest and role of every split, for the run directory."""
+        """Count, digest and role of every split, for the run directory.
+
+        Of files also `content`: a digest that is the same however they are read.
+        """
+        return self._record
+
+    @cached_property
+    def _record(self) -> dict[str, dict[str, Any]]:
         roles = {
             "train": ["fitting probes"],
             "validation": ["choosing"],
@@ -217,6 +228,8 @@ class DataModule(L.LightningDataModule):
             pretrained = ["pre-training"] if name in self.pretrain_on else []
             role = ", ".join(pretrained + roles.get(name, []))
             record[name] = {"count": len(split), "digest": split.digest(), "role": role}
+            if (content := split.content_digest()) is not None:
+                record[name]["content"] = content
         return record
 
     @cached_property
@@ -331,11 +344,28 @@ class DataModule(L.LightningDataModule):
     def _carve(self, part: ImageSet, taken: dict[str, int], rest: str) -> dict[str, ImageSet]:
         if not taken:
             return {rest: part}
-        pieces = carve(len(part), taken, rest, self.seed, f"official {rest}")
+        key = self.seed, f"official {rest}"
+        pieces = carve(len(part), taken, rest, *key, equal=part.content)
         return {
             name: replace(part.subset(index.sort().values), name=name)
             for name, index in pieces.items()
         }
+
+    def _say_repeats(self) -> None:
+        """Warn of images that are judged although the same file is among those learnt from."""
+        content = {name: s.content for name, s in self.splits.items() if s.content is not None}
+        learnt = [c for name, c in content.items() if name not in ("calibration", "test")]
+        for name in ("calibration", "test") if learnt else ():
+            again = int(torch.isin(content[name], torch.cat(learnt)).sum())
+            if again:
+                log.warning(
+                    "%d of %d images of %s are byte for byte among those of %s: what is measured "
+                    "on them holds for no unseen image",
+                    again,
+                    len(content[name]),
+                    name,
+                    " and ".join(n for n in content if n not in ("calibration", "test")),
+                )
 
     def _amount(self, name: str, whole: int, default: float = 0.1) -> int:
         value = self._asked[name]
@@ -359,13 +389,7 @@ class DataModule(L.LightningDataModule):
             everything = torch.arange(len(split))
             return replace(split, images=split.images.batch(everything)) if fits else split
         title = f"Reading {split.name}"
-        if fits:
-            pixels, kept = load(split.images, skip_corrupt=self._skip_corrupt, title=title)
-            labels = None if split.labels is None else split.labels[kept]
-            return replace(split, images=pixels, labels=labels)
-        if self._skip_corrupt:
-            return split.subset(readable(split.images, title=title))
-        return split
+        return replace(split, images=load(split.images, title=title)) if fits else split
 
     def _fits(self, splits: Iterable[ImageSet]) -> bool:
         if isinstance(self.resident, bool):

@@ -1,5 +1,6 @@
 """Images that stay in files: decoded to one size when they are asked for."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
@@ -29,6 +30,8 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 QUIET = 2000
 # Bytes of a file below which one thread decodes as fast as several.
 SMALL = 4096
+# Bytes at the start, in the middle and at the end that identify a large file.
+PIECE = 1 << 14
 # Files decoded between two updates of the bar, and before a damaged one can stop the rest.
 CHUNK = 1024
 
@@ -85,7 +88,16 @@ class FolderImages:
                 raise ValueError(f"mode {image.mode}; convert the file to 8 bits a channel")
             # A JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8 of its size at once.
             image.draft("RGB", (2 * self.size, 2 * self.size))
-            return square(image.convert("RGB"), self.size)
+            return square(upright(image).convert("RGB"), self.size)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image as viewers show it: turned as its EXIF tag says, what is transparent on white."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if not image.has_transparency_data:
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
@@ -100,31 +112,47 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return pixels[None].copy() if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()
 
 
-def load(
-    images: FolderImages, *, skip_corrupt: bool, title: str
-) -> tuple[UInt8[Tensor, "n 3 s s"], Int64[Tensor, "n"]]:
+def contents(paths: Sequence[Path]) -> Int64[Tensor, "n"]:
+    """A 64-bit hash of each file: equal files are equal, whatever their names and dates.
+
+    Files above 48 kB are read at their start, middle and end: a picture that was changed anywhere
+    is compressed to other bytes, or another length.
+    """
+
+    def one(path: Path) -> int:
+        sha = hashlib.blake2b(digest_size=8)
+        try:
+            with path.open("rb") as stream:
+                size = os.fstat(stream.fileno()).st_size
+                sha.update(size.to_bytes(8, "little"))
+                for start in (0, (size - PIECE) // 2, size - PIECE) if size > 3 * PIECE else (0,):
+                    stream.seek(start)
+                    sha.update(stream.read(PIECE if size > 3 * PIECE else size))
+        except OSError:  # whoever decodes it will say so
+            sha.update(os.fsencode(path))
+        return int.from_bytes(sha.digest(), "little", signed=True)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return torch.tensor(list(pool.map(one, paths, chunksize=256)), dtype=torch.int64)
+
+
+def load(images: FolderImages, *, title: str) -> UInt8[Tensor, "n 3 s s"]:
     """Decode all files into one tensor, on all cores, with a progress bar when there are many.
 
     Args:
         images: the files.
-        skip_corrupt: leave unreadable files out, counted and named in one warning.
         title: what the progress bar says.
 
-    Returns:
-        The images and their numbers in `images`: all of them unless some were left out.
-
     Raises:
-        UserError: an unreadable file and `skip_corrupt` is off; or none could be read.
+        UserError: an unreadable file.
     """
     out = torch.empty(len(images), 3, images.size, images.size, dtype=torch.uint8)
-    numbers: list[int] = []
 
     def store(number: int, pixels: np.ndarray) -> None:
-        out[len(numbers)] = torch.from_numpy(pixels)
-        numbers.append(number)
+        out[number] = torch.from_numpy(pixels)
 
-    _walk(images, images.decode, store, skip_corrupt=skip_corrupt, title=title)
-    return out[: len(numbers)], torch.tensor(numbers, dtype=torch.int64)
+    _walk(images, images.decode, store, skip_corrupt=False, title=title)
+    return out
 
 
 def readable(images: FolderImages, *, title: str) -> Int64[Tensor, "n"]:

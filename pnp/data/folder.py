@@ -1,17 +1,22 @@
 """Any folder of images: its parts, its class folders, or no classes at all."""
 
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pnp.console import printable
 from pnp.data.cache import cached
-from pnp.data.files import FolderImages
+from pnp.data.files import FolderImages, contents, readable
 from pnp.data.imageset import ImageSet, concatenate
 from pnp.data.names import Names
 from pnp.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # The folder names that mean an official part, and what the part is called here.
@@ -40,7 +45,7 @@ def parts(
         size: side in pixels of the decoded squares.
         labelled: False ignores class folders.
         cache: folder of memory-mapped arrays to read the images from; None decodes the files.
-        skip_corrupt: leave unreadable files out of a cache.
+        skip_corrupt: leave unreadable files out.
 
     Raises:
         UserError: no folder, no images, or parts that disagree about the classes.
@@ -70,7 +75,18 @@ def parts(
         labels = torch.tensor([number[_class(name)] for name in found]) if classes else None
         shown = tuple(map(printable, classes))
         sets[part] = ImageSet(name=part, images=images, labels=labels, classes=shown)
-    return sets if cache is None else _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
+    if cache is not None:
+        return _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
+    if skip_corrupt:  # before anything is dealt: splits are those of the images that are used
+        for part, images in sets.items():
+            assert isinstance(images.images, FolderImages)
+            sets[part] = images.subset(readable(images.images, title=f"Reading {part}"))
+    return {part: replace(images, content=_contents(images)) for part, images in sets.items()}
+
+
+def _contents(images: ImageSet) -> Tensor:
+    assert isinstance(images.images, FolderImages)
+    return contents(images.images.paths())
 
 
 def _from_cache(
@@ -79,25 +95,23 @@ def _from_cache(
     """The same sets out of one array for all of them."""
     whole = concatenate(list(sets.values()))
     assert isinstance(whole.images, FolderImages)
-    images, kept = cached(whole.images, folder, skip_corrupt=skip_corrupt)
+    images, kept, content = cached(whole.images, folder, skip_corrupt=skip_corrupt)
     place = torch.full((len(whole),), -1)
     place[kept] = torch.arange(len(kept))
     found, start = {}, 0
     for part, old in sets.items():
         mine = place[start : start + len(old)]
         start += len(old)
-        labels = None if old.labels is None else old.labels[mine >= 0]
-        found[part] = replace(old, images=images.subset(mine[mine >= 0]), labels=labels)
+        mine, read = mine[mine >= 0], mine >= 0
+        labels = None if old.labels is None else old.labels[read]
+        found[part] = replace(old, images=images.subset(mine), labels=labels, content=content[mine])
     return found
 
 
 def image_names(folder: Path) -> tuple[str, ...]:
     """Image files below a folder as sorted relative names with forward slashes."""
     found = []
-    for place, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
-        where = Path(place).relative_to(folder)
-        below = "" if where == Path() else f"{where.as_posix()}/"
+    for below, files in walk(folder):
         # Strings, not paths: of a million files each costs.
         found += [
             below + name
@@ -105,6 +119,37 @@ def image_names(folder: Path) -> tuple[str, ...]:
             if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
     return tuple(sorted(found, key=os.fsencode))  # the same in every locale
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below `folder` once, as a relative name that ends in a slash, with its files.
+
+    Hidden folders are left out. A symbolic link to a folder is followed unless it is read anyway:
+    one to a folder around the link, or beside it, would show every image twice.
+    """
+    root, seen = Path(os.path.realpath(folder)), set[str]()
+    for place, subfolders, files in os.walk(folder, followlinks=True):
+        where = Path(place).relative_to(folder)
+        seen.add(os.path.realpath(place))
+        below = "" if where == Path() else f"{where.as_posix()}/"
+        yield below, files
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
+        for name in list(subfolders):
+            link = Path(place, name)
+            if link.is_symlink() and (real := _read_anyway(link, root, seen)) is not None:
+                log.warning("%s: not followed, its images are read in %s", link, real)
+                subfolders.remove(name)
+
+
+def _read_anyway(link: Path, root: Path, seen: set[str]) -> Path | None:
+    """The folder that a link leads to, if it is read without the link; else None."""
+    real = Path(os.path.realpath(link))
+    inside = real.is_relative_to(root)
+    hidden = inside and any(p.startswith((".", "__")) for p in real.relative_to(root).parts)
+    if (inside and not hidden) or root.is_relative_to(real) or str(real) in seen:
+        return real
+    seen.add(str(real))
+    return None
 
 
 def _class(name: str) -> str:

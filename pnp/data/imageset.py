@@ -12,7 +12,7 @@ from pnp.data.files import FolderImages
 from pnp.data.names import ENCODING, ODD
 from pnp.errors import UserError
 
-PER_IMAGE = ("labels", "eta", "concept", "latent")
+PER_IMAGE = ("labels", "eta", "concept", "latent", "content")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +27,7 @@ class ImageSet:
         eta: Pr(P | image), where it is known.
         concept: one draw of Y ~ Bernoulli(eta), 0 or 1, where eta is known.
         latent: the quantity u that eta is a function of.
+        content: hash of each image's file, see `pnp.data.files.contents`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ImageSet:
     eta: Float64[Tensor, "n"] | None = None
     concept: Int64[Tensor, "n"] | None = None
     latent: Float64[Tensor, "n"] | None = None
+    content: Int64[Tensor, "n"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,7 +77,7 @@ class ImageSet:
 
     def without_labels(self) -> "ImageSet":
         """The bare images: no labels, no classes, no concept."""
-        return replace(self, classes=(), **dict.fromkeys(PER_IMAGE))
+        return replace(self, classes=(), **dict.fromkeys(set(PER_IMAGE) - {"content"}))
 
     def digest(self) -> str:
         """16 hex digits of SHA-256 over labels and pixels, or file names and sizes for files."""
@@ -87,6 +89,18 @@ class ImageSet:
             sha.update(_bytes(self.images))
         for key, value in (("labels", self.labels), ("concept", self.concept)):
             sha.update(key.encode() if value is None else _bytes(value))
+        return sha.hexdigest()[:16]
+
+    def content_digest(self) -> str | None:
+        """16 hex digits over contents, labels and classes, however the images are read.
+
+        None for images that come from no files.
+        """
+        if self.content is None:
+            return None
+        sha = hashlib.sha256(repr(self.classes).encode())
+        sha.update(_bytes(self.content))
+        sha.update(b"" if self.labels is None else _bytes(self.labels))
         return sha.hexdigest()[:16]
 
 

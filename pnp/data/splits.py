@@ -1,7 +1,7 @@
 """Splits of a data set: seeded permutations that no library version can change."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,7 +51,11 @@ def amount(name: str, value: object, whole: int) -> int:
 
 
 def carve(
-    count: int, taken: Mapping[str, int], rest: str, *key: int | str
+    count: int,
+    taken: Mapping[str, int],
+    rest: str,
+    *key: int | str,
+    equal: Int64[Tensor, "count"] | None = None,
 ) -> dict[str, Int64[Tensor, "_"]]:
     """Cut 0 … count-1 into disjoint splits: `taken` images each, and the `rest`, in random order.
 
@@ -60,6 +64,8 @@ def carve(
         taken: images per split, in the order in which they are taken.
         rest: the split that gets what is left.
         key: the seed; nothing else decides.
+        equal: images of the same number, as repeats of a picture, go into the same split; then the
+            counts may be off by as many.
 
     Raises:
         UserError: nothing would be left for `rest`.
@@ -73,6 +79,22 @@ def carve(
         raise UserError(
             f"{asked} leave nothing of {count} images for {rest}: ask for fewer, or bring more."
         )
-    order = permutation(count, *key)
-    parts = torch.split(order, [*taken.values(), count - wanted])
+    order, sizes = permutation(count, *key), [*taken.values(), count - wanted]
+    parts = torch.split(order, sizes)
+    if equal is not None and len(equal.unique()) < count:
+        together = _together(order, sizes, equal)
+        if min(map(len, together)) > 0:  # else too few differ for that many splits
+            parts = together
     return dict(zip([*taken, rest], parts, strict=True))
+
+
+def _together(order: Tensor, sizes: Sequence[int], equal: Tensor) -> list[Tensor]:
+    """Parts of about these sizes, in this order, that split no group of equal images."""
+    _, group = equal[order].unique(return_inverse=True)
+    last = torch.full((len(group.unique()),), len(order))
+    first = last.scatter_reduce(0, group, torch.arange(len(order)), "amin")
+    turn = first[group].argsort(stable=True)  # every group where its first image was
+    order, group = order[turn], group[turn]
+    start = last.scatter_reduce(0, group, torch.arange(len(order)), "amin")[group]
+    part = torch.bucketize(start, torch.tensor(sizes).cumsum(0), right=True)
+    return [order[part == number] for number in range(len(sizes))]

@@ -1,7 +1,6 @@
 """Images of any kind as the uint8 squares that an encoder takes, read as the folder loader does."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from pnp.data.files import decode_each, square
-from pnp.data.folder import SUFFIXES, image_names
+from pnp.data.files import decode_each, square, upright
+from pnp.data.folder import SUFFIXES, image_names, walk
 from pnp.errors import UserError
 
 # Files decoded before the network runs on them.
@@ -39,7 +38,7 @@ def find(folder: str | Path) -> tuple[Path, list[str], int]:
     names = list(image_names(root))
     others = sum(
         not name.startswith(".") and not name.lower().endswith(SUFFIXES)
-        for _, _, files in os.walk(root, followlinks=True)
+        for _, files in walk(root)
         for name in files
     )
     if not names:
@@ -82,10 +81,11 @@ class Reader:
         """
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"mode {image.mode}; convert the file to 8 bits a channel")
+        image = upright(image)
         mode = "L" if self.channels == 1 else "RGB"
         if image.mode != mode:
             self.recoloured.append(image.mode)
-            # Through RGB: a palette or transparency is resolved as the folder loader does.
+            # Through RGB: a palette is resolved as the folder loader does.
             image = image.convert("RGB").convert(mode)
         return square(image, self.size)
 

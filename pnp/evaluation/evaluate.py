@@ -1,6 +1,5 @@
 """Evaluation of frozen networks: features, probes, geometry, bands, and pictures of them."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -132,11 +131,7 @@ def _geometry(
     """Rows of the measures of some vectors."""
     what = f"{owner}, geometry of {kind}"
     measures = gaps.attempt(what, lambda: geometry.describe_fully(z, labels)) or {}
-    return [
-        Row("", split, kind, owner, "", key, value)
-        for key, value in measures.items()
-        if math.isfinite(value) or gaps.add(f"{what}, {key}", "it is not finite.")
-    ]
+    return [Row("", split, kind, owner, "", key, value) for key, value in measures.items()]
 
 
 def _draw(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pnp.band.inputs import Budget, Budgets, Method
 from pnp.band.scores import clopper_pearson
-from pnp.data import DataModule
+from pnp.data import DataModule, ImageSet
 from pnp.distributed import rank
 from pnp.errors import UserError, choice, number, whole
 from pnp.evaluation.features import extract, fingerprint, remembered
@@ -131,7 +131,7 @@ def split_features(
     features = {
         name: remembered(
             cache,
-            f"{name}-{data.splits[name].digest()}-{weights}" if cache else "",
+            f"{name}-{_images(data.splits[name])}-{weights}" if cache else "",
             outputs,
             lambda name=name: extract(network, data.splits[name], plain, shared=True, **extraction),
             shared=True,
@@ -219,6 +219,11 @@ def probe(
         low, high = map(float, clopper_pearson(hits, len(truth)))
         rows.append(Row("", "test", "probe", owner, "", name, hits / len(truth), low, high))
     return rows
+
+
+def _images(split: ImageSet) -> str:
+    """Names the images of a split, and the content of their files."""
+    return split.digest() + (split.content_digest() or "")
 
 
 def _few(labels: Tensor, fraction: float) -> Tensor:

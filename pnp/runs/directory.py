@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,40 @@ def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[st
             + "\nGive the same values, or start a new run without resume."
         )
     return checkpoint
+
+
+def check_splits(
+    file: Path, checkpoint: Mapping[str, Any], record: Mapping[str, Any], root: object
+) -> None:
+    """Refuse other images than those that a checkpoint was trained, chosen and judged on.
+
+    Args:
+        file: the checkpoint.
+        checkpoint: its content; one of an earlier version has its record in `splits.json`.
+        record: `DataModule.split_record` of the data there is now.
+        root: its folder, for the message.
+
+    Raises:
+        UserError: names the splits that differ.
+    """
+    beside = file.resolve().parent.parent / "splits.json"
+    then = checkpoint.get("splits") or files.read_json(beside, dict, {})
+    changed = []
+    for name, now in record.items():
+        old = then.get(name, now)
+        key = "content" if "content" in old and "content" in now else "digest"
+        if old[key] != now[key]:
+            counts = f"{old['count']:,} images then, {now['count']:,} now"
+            same = old["count"] == now["count"]
+            changed.append(f"{name} (as many images, but other ones)" if same else
+                           f"{name} ({counts})")  # fmt: skip
+    if changed:
+        where = f" in {root}" if root else ""
+        raise UserError(
+            f"the images{where} are not those that {file} was trained on: {', '.join(changed)}. "
+            "Images that it has learnt from could now be judged. Put them back as they were, or "
+            "train again with resume=false."
+        )
 
 
 def provenance() -> dict[str, Any]:

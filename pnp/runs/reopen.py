@@ -37,12 +37,13 @@ def open_run(file: Path) -> Run:
     """Load a checkpoint, and build what its configuration describes.
 
     Raises:
-        UserError: it is none of pnp-train, or its data are not there any more.
+        UserError: it is none of pnp-train, or its data are not there any more, or changed.
     """
     checkpoint = directory.load_checkpoint(file)
     config = checkpoint["config"]
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, untrained = parts(config)
+    directory.check_splits(file, checkpoint, data.split_record(), data.root)
     module.load_state_dict(checkpoint["state_dict"])
     return Run(checkpoint, data, module, untrained)
 
@@ -158,10 +159,9 @@ def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, 
         name: student or teacher; None takes the teacher if there is one.
 
     Raises:
-        UserError: the run has no such network, or its data changed.
+        UserError: the run has no such network.
     """
     data, views, config = run.data, run.module.views, run.checkpoint["config"]
-    _check_data(file, data)
     networks = run.module.networks
     name = choice("network", name or ("teacher" if "teacher" in networks else "student"), networks)
     options = {k: v for k, v in config["model"].items() if k not in ("projector", "pretrained")}
@@ -176,17 +176,6 @@ def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, 
         std=views.std,
     )
     return net.eval().requires_grad_(False).cpu(), options, name
-
-
-def _check_data(file: Path, data: DataModule) -> None:
-    """Refuse other training images than the run's: the normalisation comes from them."""
-    folder = file.resolve().parent.parent
-    recorded = files.read_json(folder / "splits.json", dict, {}).get("train", {}).get("digest")
-    if recorded is not None and recorded != data.splits["train"].digest():
-        raise UserError(
-            f"the images of {data.dataset} are not those that {folder} was trained on, and the "
-            "normalisation would not fit the weights. Put the data back as it was."
-        )
 
 
 def training_facts(run: Run, file: Path, folder: Path | None, network: str) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def fit(
     trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
     if checkpoint:
-        step = int(directory.load_checkpoint(checkpoint, config)["global_step"])
+        saved = directory.load_checkpoint(checkpoint, config)
+        directory.check_splits(checkpoint, saved, data.split_record(), data.root)
+        step = int(saved["global_step"])
     trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         header = partial(print_header, data=data, config=config, folder=folder, step=step)
