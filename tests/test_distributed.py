@@ -9,7 +9,15 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.functional import normalize
 
-from pnp.distributed import average_gradients, gather, global_mean, gloo_group, rank, world_size
+from pnp.distributed import (
+    all_numbers,
+    average_gradients,
+    gather,
+    global_mean,
+    gloo_group,
+    rank,
+    world_size,
+)
 from pnp.objectives import PNP
 
 # How 12 images fall on the ranks: evenly, and not.
@@ -68,6 +76,7 @@ def worker(index, world, folder):
         z = torch.full((2, index + 1), float(index))
         rows = [float(i) for i in range(world) for _ in range(i + 1)]
         assert gather(z, dim=1)[0].tolist() == rows
+        assert all_numbers(index + 3) == [i + 3 for i in range(world)]
         results = []
         for share in SHARES[world]:
             start = sum(share[:index])
