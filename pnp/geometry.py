@@ -86,6 +86,16 @@ def alignment(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
     return float((a - b).square().sum(-1).mean())
 
 
+def matched(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> float:
+    """Share of rows of `a` whose most similar row of `b` is their own, by cosine: 1/N is chance.
+
+    Of two views of the same images: needs no labels, and sees collapse as well as views that lie
+    apart.
+    """
+    nearest = (unit(a) @ unit(b).T).argmax(1)
+    return float((nearest == torch.arange(len(a), device=a.device)).float().mean())
+
+
 def uniformity(z: Float[Tensor, "n d"], t: float = 2.0) -> float:
     """`log mean_{i≠j} exp(−t‖z_i − z_j‖²)` of unit rows (Wang & Isola 2020): 0 at collapse."""
     distance2 = torch.pdist(z).square()

@@ -24,6 +24,8 @@ NETWORKS = ("teacher", "student", "network")
 REFERENCES = ("pixels", "random")
 PARTIAL = "metrics.partial.json"  # rows of an evaluation that is not at its end
 GAPS = "gaps.json"  # what an evaluation could not measure or draw, and why
+# Quality of the better network, logged in training: by labels, else by matching views.
+ONLINE = ("probe/main/knn", "probe/main/views")
 MEAN = "mean"  # concept of the mean over concepts
 OTHER = "other"  # kind of a key that this version does not know: `metric` is the whole key
 
@@ -109,7 +111,8 @@ def find(rows: Iterable[Row], **fields: Any) -> list[Row]:
 def main_table(rows: Iterable[Row]) -> tuple[list[str], dict[str, list[Row | None]], str]:
     """The table that people read first: metrics, cells of every owner that has any, and a note.
 
-    It holds linear probe, kNN, certified and plug-in band on test images of the run's own data set.
+    It holds linear probe, kNN, certified and plug-in band on test images of the run's own data set;
+    without labels the share of matched views.
     Where there is one concept the bands are its own, with intervals, else means over concepts: the
     note says which.
     """
@@ -123,7 +126,8 @@ def main_table(rows: Iterable[Row]) -> tuple[list[str], dict[str, list[Row | Non
     if len(concepts) == 1:
         (concept,) = concepts
         note = f"Bands: concept “{concept}”."
-    columns = [("", "linear"), ("", "knn")]
+    unlabelled = all(metric == "views" for concept, metric, _ in cells if not concept)
+    columns = [("", "views")] if unlabelled else [("", "linear"), ("", "knn")]
     columns += [(concept, "width"), (concept, "plugin")] if concepts else []
     lines = {owner: [cells.get((*column, owner)) for column in columns] for owner in OWNERS}
     lines = {owner: line for owner, line in lines.items() if any(line)}
@@ -133,6 +137,41 @@ def main_table(rows: Iterable[Row]) -> tuple[list[str], dict[str, list[Row | Non
 def of_student(key: str) -> str:
     """The key of a logged curve for runs without a teacher: `probe/student/knn`."""
     return "/".join("student" if part == "teacher" else part for part in key.split("/"))
+
+
+def better(values: Mapping[str, float]) -> str:
+    """The network with the highest value; of equals the teacher.
+
+    >>> better({"student": 0.9, "teacher": 0.9}), better({"student": 0.9, "teacher": 0.8})
+    ('teacher', 'student')
+    """
+    return max(values, key=lambda owner: (values[owner], owner == "teacher"))
+
+
+def main_network(rows: Iterable[Row]) -> dict[str, Any] | None:
+    """The better network on validation and how it was chosen, as `main` in run.json keeps it.
+
+    The first of kNN accuracy, linear probe and matching of views that was measured decides; None
+    if none was.
+    """
+    measured = find(rows, data="", split="validation", kind="probe")
+    for metric in ("knn", "linear", "views"):
+        values = {r.owner: r.value for r in measured if r.metric == metric and r.owner in NETWORKS}
+        if values:
+            return {"network": better(values), "by": f"validation/{metric}", **values}
+    return None
+
+
+def logged_best(logged: Mapping[str, Any], key: str) -> tuple[str, float] | None:
+    """The better network and its value of a logged key such as `probe/main/knn`; None without one.
+
+    >>> logged_best({"probe/student/knn": 0.5, "probe/teacher/knn": 0.4}, "probe/main/knn")
+    ('student', 0.5)
+    """
+    words = key.split("/")
+    keys = {o: "/".join(o if word == "main" else word for word in words) for o in NETWORKS}
+    values = {owner: float(logged[k]) for owner, k in keys.items() if k in logged}
+    return (owner := better(values), values[owner]) if values else None
 
 
 def _parse(key: str, data: str = "") -> dict[str, str]:
@@ -179,6 +218,9 @@ METRICS = {
     # Probes on frozen features.
     "linear": Metric("linear probe", "share", "accuracy of a linear classifier", True),
     "knn": Metric("kNN", "share", "weighted nearest neighbours, held-out images", True),
+    "views": Metric(
+        "matched views", "share", "views whose nearest image is another view of the same one", True
+    ),
     # Geometry of unit vectors, backbone features or embeddings; also logged in training.
     "mean_cosine": Metric(
         "mean cosine", "cosine", "between different images; 1 = complete collapse", False

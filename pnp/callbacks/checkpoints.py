@@ -14,11 +14,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from pnp.distributed import all_numbers, broadcast
 from pnp.errors import number, whole
 from pnp.files import replacing
+from pnp.results import ONLINE, logged_best
 from pnp.signals import Interrupted, listener
 
 
 class Checkpoints(Checkpoint):
-    """Write `last.ckpt` at the end of epochs and `best.ckpt` whenever online kNN improves.
+    """Write `last.ckpt` at the end of epochs and `best.ckpt` whenever the better network improves.
 
     Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 finish the step, save `last.ckpt` and raise
     `pnp.signals.Interrupted`; a second Ctrl-C stops at once. Files are replaced whole: whatever
@@ -28,6 +29,8 @@ class Checkpoints(Checkpoint):
         folder: where the files go.
         config: the resolved configuration, kept inside each checkpoint.
         monitor: the logged metric that `best.ckpt` follows; without it only `last.ckpt` is written.
+            `main` in it stands for the better of student and teacher. `auto` is kNN on validation,
+            `probe/main/knn`, or without labels `probe/main/views`.
         every_n_steps: also write `last.ckpt` every so many optimizer steps; 0 is only per epoch.
         max_share: largest share of the time that `last.ckpt` may take: where an epoch lasts no
             longer than writing its end, several epochs share a checkpoint. A signal, the last epoch
@@ -38,7 +41,7 @@ class Checkpoints(Checkpoint):
         self,
         folder: str | Path,
         config: dict[str, Any] | None = None,
-        monitor: str = "probe/teacher/knn",
+        monitor: str = "auto",
         every_n_steps: int = 0,
         max_share: float = 0.05,
     ) -> None:
@@ -48,6 +51,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps, self.max_share = every_n_steps, max_share
         self.written, self.cost = -float("inf"), 0.0  # when the last one was, and how long it took
         self.best: float | None = None
+        self.main: str | None = None  # the better network now
         self.stop_requested = self.saved = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -78,9 +82,12 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of the epoch; Lightning calls this after the monitors have logged."""
-        value = trainer.callback_metrics.get(self.monitor)
-        better = value is not None and (self.best is None or float(value) > self.best)
-        self.best = float(value) if value is not None and better else self.best
+        found = [logged_best(trainer.callback_metrics, key) for key in self.monitored]
+        best, better = next(filter(None, found), None), False
+        if best is not None:
+            self.main, value = best
+            better = self.best is None or value > self.best
+            self.best = value if better else self.best
         self.saved = self.stopping(trainer)
         if better or self.saved or self.due(trainer):
             self.save(trainer)
@@ -94,6 +101,11 @@ class Checkpoints(Checkpoint):
         ended = 0 < epochs <= trainer.current_epoch + 1 or 0 < steps <= trainer.global_step
         cheap = self.cost <= self.max_share * (monotonic() - self.written)
         return trainer.should_stop or ended or bool(broadcast(cheap))
+
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """Logged metrics; the first that is there counts."""
+        return ONLINE if self.monitor == "auto" else (self.monitor,)
 
     def on_train_batch_start(self, *_: Any, **__: Any) -> None:
         """Stop here, once Lightning has logged the step that was saved last."""
@@ -123,18 +135,20 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep the configuration and the digests of the images with the weights they made."""
+        """Keep configuration, digests of the images and the better network with the weights."""
         checkpoint["config"] = self.config
         if (record := getattr(trainer.datamodule, "split_record", None)) is not None:  # pyright: ignore[reportAttributeAccessIssue]
             checkpoint["splits"] = record()
+        if self.main is not None:
+            checkpoint["main"] = self.main
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
+        """The best value so far and the better network."""
+        return {"best": self.best, "main": self.main}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best value so far."""
-        self.best = state_dict["best"]
+        self.best, self.main = state_dict["best"], state_dict.get("main")
 
 
 def _same(file: Path, copy: Path) -> None:

@@ -1,5 +1,6 @@
 """Student and teacher on held-out images at every epoch: geometry, kNN, band, collapse alarm."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,38 @@ ADVICE = {
 def collapse_kind(measures: dict[str, float], images: int, dims: int) -> str | None:
     """Name the collapse that `geometry.describe` shows, the worst first; None when there is none.
 
-    complete: mean cosine above 0.95; cone: ‖mean z‖ above 0.7; dimensional: effective rank below
-    5 % of what N images in D dimensions allow.
+    complete: mean cosine above 0.95; cone: above 0.49, which is ‖mean z‖ above 0.7 of many images
+    (of N spread ones ‖mean z‖² is 1/N, and the mean cosine over pairs 0); dimensional: effective
+    rank below 5 % of what N images in D dimensions allow.
     """
     if measures["mean_cosine"] > 0.95:
         return "complete"
-    if measures["mean_norm"] > 0.7:
+    if measures["mean_cosine"] > 0.49:
         return "cone"
     if measures["effective_rank"] < 0.05 * min(dims, images - 1):
         return "dimensional"
     return None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A measurement of one network: its kind of collapse, its mean cosine, the step."""
+
+    kind: str | None
+    cosine: float
+    step: int
+
+
+def is_alarming(before: Sighting | None, now: Sighting, total_steps: int) -> bool:
+    """Tell whether a kind of collapse has come to stay.
+
+    Every network starts as a cone. It has a tenth of the run to leave it, and is left alone while
+    its cone opens: while the mean cosine falls by more than .02 between two measurements.
+    """
+    if now.kind is None or before is None or now.kind != before.kind:
+        return False
+    opening = now.kind != "dimensional" and now.cosine < before.cosine - 0.02
+    return now.step >= total_steps / 10 and not opening
 
 
 def knn_accuracy(
@@ -119,7 +142,8 @@ class Monitor(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.file = Path(alarms) if alarms else None
         self.alarms: list[dict[str, Any]] = []
-        self.kinds: dict[str, tuple[str | None, str | None]] = {}  # seen last, raised last
+        self.seen: dict[str, Sighting] = {}  # the last measurement of each network
+        self.raised: dict[str, str | None] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images, the same in every run on these splits."""
@@ -140,7 +164,7 @@ class Monitor(L.Callback):
                 pl_module.log(f"geometry/{name}/{key}", value)
             for key, value in votes.items():
                 pl_module.log(key.format(name), value)
-            self.check(trainer, name, measures, dims)
+            self.check(trainer, name, measures, dims, pl_module.total_steps)
 
     def measure(
         self, trainer: L.Trainer, module: SelfSupervised, name: str, network: torch.nn.Module
@@ -158,12 +182,13 @@ class Monitor(L.Callback):
         features, z = shared(self.held_out)
         measures = geometry.describe(z, self.held_out.labels)
         first, second = self.two_views(module, network, keywords)
-        measures["alignment"] = geometry.alignment(first, second)
+        measures["alignment"] = geometry.alignment(first[1], second[1])
         if trainer.is_global_zero:
             for log in _wandb(trainer):
                 log.log_embeddings(name, z, trainer.global_step - 1)
         if self.neighbours is None or self.held_out.labels is None:
-            return measures, {}, z.shape[1]
+            matched = geometry.matched(first[0], second[0])
+            return measures, {"probe/{}/views": matched}, z.shape[1]
         bank, _ = shared(self.neighbours)
         assert self.neighbours.labels is not None
         share = slice(rank(), None, world_size())
@@ -182,26 +207,37 @@ class Monitor(L.Callback):
 
     def two_views(
         self, module: SelfSupervised, network: torch.nn.Module, keywords: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings of two augmented views of some held-out images, the same draws every epoch."""
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Features and embeddings of two views of some held-out images, always the same draws."""
         few = self.held_out.subset(torch.arange(min(500, len(self.held_out))))
         draws = generator(module.seed, device=module.device)
         first, second = (
-            extract(network, few, lambda x: module.views(x, draws)[0], **keywords)[1]
-            for _ in range(2)
+            extract(network, few, lambda x: module.views(x, draws)[0], **keywords) for _ in range(2)
         )
         return first, second
 
-    def check(self, trainer: L.Trainer, name: str, measures: dict[str, float], dims: int) -> None:
-        """Raise the alarm once, when a network shows a kind of collapse twice in a row.
+    def check(
+        self,
+        trainer: L.Trainer,
+        name: str,
+        measures: dict[str, float],
+        dims: int,
+        total_steps: int,
+    ) -> None:
+        """Raise the alarm once when a kind of collapse has come to stay, see `is_alarming`.
 
-        Every network starts as a cone and needs its first epoch to leave it.
+        A teacher that still sits in its first cone while the student is spread lags: that is no
+        collapse, and `on_train_end` says so.
         """
         kind = collapse_kind(measures, len(self.held_out), dims)
-        before, raised = self.kinds.get(name, (None, None))
-        self.kinds[name] = (kind, raised if kind else None)
-        if kind is not None and kind == before and kind != raised:
-            self.kinds[name] = (kind, kind)
+        before = self.seen.get(name)
+        self.seen[name] = now = Sighting(kind, measures["mean_cosine"], trainer.global_step)
+        if kind is None:
+            self.raised.pop(name, None)
+        lags = name == "teacher" and self.seen["student"].kind is None
+        if is_alarming(before, now, total_steps) and not lags and kind != self.raised.get(name):
+            assert kind is not None
+            self.raised[name] = kind
             alarm = {
                 "step": trainer.global_step,
                 "epoch": trainer.current_epoch + 1,
@@ -221,13 +257,33 @@ class Monitor(L.Callback):
                 if self.file:
                     write_json(self.file, self.alarms)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say that the teacher lags, where it still is the cone that it started as."""
+        student, teacher = self.seen.get("student"), self.seen.get("teacher")
+        if student is None or teacher is None or student.kind or not teacher.kind:
+            return
+        if trainer.is_global_zero:
+            print(
+                f"the teacher lags behind the student (mean cosine {teacher.cosine:.2f}, the "
+                f"student's {student.cosine:.2f}): its momentum is too high for "
+                f"{trainer.global_step} steps. Train longer, or give method.momentum=auto."
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """Alarms so far: a resumed run does not raise them twice."""
-        return {"alarms": self.alarms, "kinds": self.kinds}
+        """Alarms and measurements so far: a resumed run does not raise an alarm twice."""
+        seen = {name: (s.kind, s.cosine, s.step) for name, s in self.seen.items()}
+        return {"alarms": self.alarms, "seen": seen, "raised": self.raised}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the alarms of the checkpoint."""
-        self.alarms, self.kinds = state_dict["alarms"], state_dict["kinds"]
+        self.alarms = state_dict["alarms"]
+        old = state_dict.get("kinds", {})  # version 0.1 kept the kind seen last and the one raised
+        self.seen = {name: Sighting(kind, 1.0, 0) for name, (kind, _) in old.items()}
+        self.seen |= {
+            name: Sighting(*values) for name, values in state_dict.get("seen", {}).items()
+        }
+        self.raised = {name: raised for name, (_, raised) in old.items()}
+        self.raised |= state_dict.get("raised", {})
 
 
 def _wandb(trainer: L.Trainer) -> list[WandbLog]:

@@ -6,19 +6,23 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
+from pnp.results import ONLINE, logged_best
+
 # Logged metric -> what a narrow bar calls it.
 SHOWN = {
     "loss/total": "loss",
     "geometry/batch/sigma": "σ√D",
     "geometry/batch/mean_cosine": "cos",
-    "probe/student/knn": "kNN",
-    "probe/teacher/knn": "kNN",  # where there is one, it is the one to watch
 }
 
 
 def _shown(trainer: L.Trainer) -> dict[str, float]:
     logged = {**trainer.callback_metrics, **getattr(trainer.lightning_module, "logged", {})}
-    return {short: float(logged[name]) for name, short in SHOWN.items() if name in logged}
+    values = {short: float(logged[name]) for name, short in SHOWN.items() if name in logged}
+    for key, short in zip(ONLINE, ("kNN", "matched views"), strict=True):
+        if best := logged_best(logged, key):
+            values[short] = best[1]
+    return values
 
 
 class Progress(RichProgressBar):

@@ -47,6 +47,8 @@ def evaluate(cfg: Any) -> dict[str, float]:
         references = evaluate.references(protocol, subject.untrained)
     device, precision, autocast = placement(config["accelerator"], config["precision"], "")
 
+    main = (files.read_json(folder / "run.json", dict, {}).get("main") or {}).get("network")
+
     def measure(subject: reopen.Subject, where: Path) -> list[Row]:
         setting = evaluate.Setting(
             subject.data,
@@ -58,7 +60,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
             folder / "features" if protocol.cache else None,
         )
         networks = subject.networks
-        return evaluate.evaluate_networks(where, networks, references, setting, protocol)
+        return evaluate.evaluate_networks(where, networks, references, setting, protocol, main)
 
     rows = measure(subject, folder)
     for name, options in _datasets(config).items():

@@ -42,10 +42,10 @@ def train(cfg: Any, callbacks: Sequence["Callback"] = ()) -> dict[str, float]:
 
 def run(cfg: Any) -> float | None:
     """Train, for Hydra; returns the number that a sweep may optimise (never a test number)."""
-    from pnp.results import NETWORKS, find, to_rows
+    from pnp.results import main_network, to_rows
 
-    rows = find(to_rows(train(cfg)), data="", split="validation", metric="knn")
-    return min(rows, key=lambda row: NETWORKS.index(row.owner)).value if rows else None
+    main = main_network(to_rows(train(cfg)))
+    return main[main["network"]] if main else None
 
 
 def main() -> None:

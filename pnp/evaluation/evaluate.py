@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 from pnp import geometry
+from pnp.band.scores import clopper_pearson
 from pnp.data import DataModule
 from pnp.distributed import rank, world_size
 from pnp.evaluation.band_figures import draw_bands
@@ -22,15 +23,17 @@ from pnp.evaluation.concept_bands import (
     concept_bands,
     concept_targets,
 )
+from pnp.evaluation.features import extract
 from pnp.evaluation.figures import POINTS, TILES, draw_pca, draw_views, principal_plane
 from pnp.evaluation.gaps import Gaps
 from pnp.evaluation.probes import Space
 from pnp.evaluation.protocol import Pixels, Protocol, probe, split_features
 from pnp.files import write_json
-from pnp.results import GAPS, OWNERS, PARTIAL, Row, find, to_metrics
+from pnp.results import GAPS, OWNERS, PARTIAL, Row, better, find, main_network, to_metrics
 from pnp.seeds import generator
 from pnp.views import Views
 
+PAIRED = 500  # images whose views are matched
 PAIRS = 4000  # pairwise measures cost N²: this many test images are enough for two decimals
 
 
@@ -53,6 +56,7 @@ def evaluate_networks(
     references: Mapping[str, nn.Module],
     setting: Setting,
     protocol: Protocol,
+    main: str | None = None,
 ) -> list[Row]:
     """Evaluate every network and reference; write `folder/figures` and `folder/band.json`.
 
@@ -68,6 +72,7 @@ def evaluate_networks(
         references: owner -> network; measured on test only.
         setting: how to run them.
         protocol: what to measure.
+        main: the network that pictures show; None shows the better one on validation.
     """
     representations = _representations(networks, references, setting, protocol)
     if world_size() > 1:
@@ -91,6 +96,10 @@ def evaluate_networks(
         space = Space.of(features["train"])
         rotated = {name: space(part) for name, part in features.items()}
         probes = probe(features, rotated, space, data, protocol, owner, gaps)
+        if labels is None:
+            network = networks[owner] if owner in networks else references[owner]
+            asked = network, setting, protocol, owner
+            probes += gaps.attempt(f"{owner}, matched views", lambda a=asked: match_views(*a)) or []
         rows += probes if owner in networks else find(probes, split="test")
         for kind, z in (("features", features), ("embeddings", embeddings)):
             if z is not None and owner in networks:
@@ -108,7 +117,9 @@ def evaluate_networks(
         write_json(folder / PARTIAL, to_metrics(rows))
     else:
         (folder / "band.json").unlink(missing_ok=True)
-    _draw(folder / "figures", by_owner, bands, setting, protocol, gaps)
+    chosen = main_network(rows) or {}
+    shown = main or str(chosen.get("network") or better(dict.fromkeys(networks, 0.0)))
+    _draw(folder / "figures", shown, by_owner, bands, setting, protocol, gaps)
     (folder / GAPS).unlink(missing_ok=True)
     if gaps:
         write_json(folder / GAPS, gaps)
@@ -136,6 +147,7 @@ def _geometry(
 
 def _draw(
     folder: Path,
+    main: str,
     features: Mapping[str, Tensor],
     bands: Mapping[str, dict[str, ConceptBand]],
     setting: Setting,
@@ -146,6 +158,7 @@ def _draw(
 
     Args:
         folder: of the pictures.
+        main: the network that they show.
         features: owner -> its features of the split that is reported.
         bands: of all networks.
         setting: images and views.
@@ -159,8 +172,8 @@ def _draw(
     captions["views"] = gaps.attempt(
         "the picture of the views", lambda: _draw_views(folder / "views.png", setting)
     )
-    main = next((owner for owner in ("teacher", *OWNERS) if owner in features), None)
-    if main is not None:
+    main = main if main in features else next(iter(features), "")
+    if main:
         split = "test" if protocol.test else "validation"
         plane, share = principal_plane(features[main][:POINTS])
         labels = data.splits[split].labels
@@ -185,6 +198,31 @@ def band_targets(data: DataModule, protocol: Protocol) -> Targets | None:
     if not protocol.test or protocol.budgets is None or not (labelled or protocol.concepts):
         return None
     return concept_targets(data, protocol.concepts)
+
+
+def match_views(network: nn.Module, setting: Setting, protocol: Protocol, owner: str) -> list[Row]:
+    """Share of images whose other view is the nearest, on validation and test: asks no labels."""
+    rows = []
+    for split in ("validation", "test") if protocol.test else ("validation",):
+        images = setting.data.splits[split]
+        images = images.subset(torch.arange(min(PAIRED, len(images))))
+        draws = generator(0, device=setting.device)
+        first, second = (
+            extract(
+                network,
+                images,
+                lambda x, draws=draws: setting.views(x, draws)[0],
+                device=setting.device,
+                memory_format=setting.memory_format,
+                autocast=setting.autocast,
+            )[0]
+            for _ in range(2)
+        )
+        share = geometry.matched(first, second)
+        low, high = clopper_pearson(round(share * len(images)), len(images))
+        ends = (float(low), float(high)) if split == "test" else ()
+        rows.append(Row("", split, "probe", owner, "", "views", share, *ends))
+    return rows
 
 
 def references(protocol: Protocol, untrained: nn.Module) -> dict[str, nn.Module]:

@@ -77,7 +77,7 @@ def of_run(run: reopen.Run, file: Path, folder: Path | None, network: str | None
         run: the run.
         file: its checkpoint.
         folder: the run directory; None for a checkpoint without one.
-        network: student or teacher; None takes the teacher if there is one.
+        network: student or teacher; None takes the better one on validation.
     """
     net, options, name = reopen.encoder(run, file, network)
     config = run.checkpoint["config"]

@@ -1,6 +1,6 @@
 """Files and table that an evaluation leaves in a run directory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,32 @@ def write_results(folder: Path, rows: Sequence[Row], facts: dict[str, Any]) -> d
     from pnp.evaluation.protocol import TEXT
     from pnp.files import write_json
     from pnp.report import write_report
-    from pnp.results import PARTIAL, to_metrics
+    from pnp.results import PARTIAL, main_network, to_metrics
 
     metrics = to_metrics(rows)
     write_json(folder / "metrics.json", metrics)
     (folder / PARTIAL).unlink(missing_ok=True)
+    main = facts.get("main") or main_network(rows)  # decided once, when the run ends
+    if main:
+        facts = {**facts, "main": main}
     write_json(folder / "run.json", {**facts, "protocol": TEXT})
     report = Gaps().attempt("the report", lambda: write_report(folder))
     print_table(rows)
+    if main and len(main) > 3:
+        print_main(main)
     if report is not None:
         print(f"report: {report}")
     return metrics
+
+
+def print_main(main: Mapping[str, Any]) -> None:
+    """Print the better of several networks and what decided."""
+    from pnp.results import describe
+
+    name, values = main["network"], {k: v for k, v in main.items() if k not in ("network", "by")}
+    others = ", ".join(f"{other} {value:.3f}" for other, value in values.items() if other != name)
+    metric = describe(main["by"].removeprefix("validation/")).heading
+    print(f"main network, better on validation: {name} ({metric} {values[name]:.3f}; {others})")
 
 
 def print_table(rows: Sequence[Row]) -> None:

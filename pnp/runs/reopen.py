@@ -16,6 +16,7 @@ from pnp.errors import UserError, choice
 from pnp.evaluation.evaluate import Pixels
 from pnp.export.encoder import Encoder
 from pnp.method import SelfSupervised
+from pnp.results import better
 from pnp.runs import directory
 from pnp.runs.config import build, plain
 from pnp.runs.launch import conf_dir
@@ -156,14 +157,14 @@ def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, 
     Args:
         run: the run.
         file: its checkpoint.
-        name: student or teacher; None takes the teacher if there is one.
+        name: student or teacher; None takes the main network, see `main_network`.
 
     Raises:
         UserError: the run has no such network.
     """
     data, views, config = run.data, run.module.views, run.checkpoint["config"]
     networks = run.module.networks
-    name = choice("network", name or ("teacher" if "teacher" in networks else "student"), networks)
+    name = choice("network", name or main_network(run, file), networks)
     options = {k: v for k, v in config["model"].items() if k not in ("projector", "pretrained")}
     options |= {"in_channels": data.channels, "image_size": data.size}
     if options.get("stem") == "auto":  # resolved, for readers and for other loaders
@@ -176,6 +177,19 @@ def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, 
         std=views.std,
     )
     return net.eval().requires_grad_(False).cpu(), options, name
+
+
+def main_network(run: Run, file: Path) -> str:
+    """The better network of a run on validation, as it was recorded.
+
+    That of `run.json` for a run's last checkpoint, else that of the checkpoint. Runs of version 0.1
+    recorded none: the teacher, if there is one.
+    """
+    facts = files.read_json(file.resolve().parent.parent / "run.json", dict, {})
+    recorded = [run.checkpoint.get("main"), (facts.get("main") or {}).get("network")]
+    if file.name == "last.ckpt":
+        recorded.reverse()
+    return next(filter(None, recorded), better(dict.fromkeys(run.module.networks, 0.0)))
 
 
 def training_facts(run: Run, file: Path, folder: Path | None, network: str) -> dict[str, Any]:

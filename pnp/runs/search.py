@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pnp import locks
 from pnp.errors import UserError, choice, number, whole
+from pnp.results import logged_best
 from pnp.runs.launch import compose
 from pnp.runs.processes import is_earlier_life, slurm_life
 from pnp.runs.space import override, read_space, suggest
@@ -88,7 +89,7 @@ def check(settings: Mapping[str, Any]) -> None:
     if not metric.startswith("validation/"):
         raise UserError(
             f"tune.metric={metric}: a search looks at validation only, or the test split is used "
-            "up. Give a validation/… metric, for instance validation/knn/teacher."
+            "up. Give a validation/… metric, for instance validation/knn/main."
         )
     choice("tune.direction", settings["direction"], ("maximize", "minimize"))
     whole("tune.n_trials", settings["n_trials"])
@@ -97,7 +98,7 @@ def check(settings: Mapping[str, Any]) -> None:
     if prune is not None and not str(prune["when"]).startswith(("probe/", "geometry/", "loss/")):
         raise UserError(
             f"tune.prune.when={prune['when']}: give a metric that is logged each epoch, for "
-            "instance probe/teacher/knn."
+            "instance probe/main/knn."
         )
 
 
@@ -195,18 +196,18 @@ def run_trial(
         trial.set_user_attr("error", text)
         print(f"trial {trial.number} failed: {text}", file=sys.stderr)
         raise Failed(text) from error
-    if metric not in metrics:
+    best_now = logged_best(metrics, metric)
+    if best_now is None:
         present = sorted(key for key in metrics if key.startswith("validation/"))
         raise UserError(
             f"tune.metric={metric} is not in metrics.json. There: {', '.join(present)}."
         )
     best = max if settings["direction"] == "maximize" else min
-    values = [metrics[metric], *(t.value for t in finished_trials(study))]
+    value = best_now[1]
+    values = [value, *(t.value for t in finished_trials(study))]
     count = f"{counted(study) + 1}/{settings['n_trials']}"
-    print(
-        f"trial {trial.number}: {metrics[metric]:.4f}  best {best(values):.4f}  {count}", flush=True
-    )
-    return metrics[metric]
+    print(f"trial {trial.number}: {value:.4f}  best {best(values):.4f}  {count}", flush=True)
+    return value
 
 
 def _pruning(study: "optuna.Study", trial: "optuna.Trial", when: str) -> Any:
@@ -222,9 +223,9 @@ def _pruning(study: "optuna.Study", trial: "optuna.Trial", when: str) -> Any:
                     trial.report(value, epoch)
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            value = trainer.callback_metrics.get(when)
-            if value is not None:
-                trial.report(float(value), trainer.current_epoch)
+            found = logged_best(trainer.callback_metrics, when)
+            if found is not None:
+                trial.report(found[1], trainer.current_epoch)
                 if trial.should_prune():
                     raise Pruned
 
