@@ -6,10 +6,21 @@ Importing this package is light: torch comes with the modules that need it.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pnp.api import Run, evaluate, open_run, save, train
     from pnp.decider.decider import Decider
     from pnp.export.encoder import Encoder
 
 __version__ = "0.1.0"
+__all__ = ["Run", "evaluate", "load", "load_decider", "open_run", "save", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the functions of `pnp.api` on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pnp import api
+
+    return getattr(api, name)
 
 
 def load(path: Any) -> "Encoder":

@@ -1,10 +1,13 @@
 """Backbones by name: each maps images (N, C, H, W) to features (N, dim) and knows its `.dim`."""
 
 from difflib import get_close_matches
+from inspect import signature
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
+from pnp import plugins
 from pnp.errors import UserError, choice, whole
 
 SMALL_IMAGE = 64
@@ -56,7 +59,8 @@ def backbone(
     """Build a backbone whose `.dim` is the number of its features.
 
     Args:
-        name: `small_cnn`, `resnet18`, `resnet50` (torchvision) or `timm:NAME` (any timm model).
+        name: `small_cnn`, `resnet18`, `resnet50` (torchvision) or `timm:NAME` (any timm model), or
+            `PACKAGE.MODULE:CLASS` of an allowed plugin, see `pnp.plugins`.
         in_channels: channels of the images.
         image_size: side of the images, in pixels.
         stem: first layers of a ResNet: `large` is ImageNet's (7×7 stride 2, max-pool), `small` is
@@ -71,9 +75,11 @@ def backbone(
             most 64 px, where it throws away most of the image.
     """
     choice("model.stem", stem, ("auto", "small", "large"))
+    if ":" in name and not name.startswith("timm:"):
+        return _plugin(name, in_channels, image_size)
     if name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"), in_channels, image_size, pretrained)
-    choice("model.name", name, (*NAMES, "timm:NAME"))
+    choice("model.name", name, (*NAMES, "timm:NAME", "PACKAGE.MODULE:CLASS"))
     if pretrained:
         raise UserError(
             f"model.pretrained=true works with timm models; {name} starts from scratch."
@@ -88,6 +94,23 @@ def backbone(
             )
         return SmallCNN(in_channels, width, depth, pool)
     return _resnet(name, in_channels, image_size, stem)
+
+
+def _plugin(name: str, in_channels: int, image_size: int) -> nn.Module:
+    """A backbone of the user's own: called with as much of the two numbers as it takes."""
+    make = plugins.find(name, "model.name")
+    numbers = {"in_channels": in_channels, "image_size": image_size}
+    taken = signature(make).parameters
+    net = make(**{key: value for key, value in numbers.items() if key in taken})
+    if not hasattr(net, "dim"):
+        with torch.no_grad():
+            features = net.eval()(torch.zeros(2, in_channels, image_size, image_size))
+        if features.ndim != 2:
+            raise UserError(
+                f"model.name={name} gives {tuple(features.shape)}; expected features (N, dim)."
+            )
+        net.train().dim = features.shape[1]
+    return net
 
 
 def _resnet(name: str, in_channels: int, image_size: int, stem: str) -> nn.Module:

@@ -11,7 +11,7 @@ from pnp.files import flatten
 NEUTRAL = (
     "run_dir", "resume", "wandb", "logger", "hydra", "choices", "data.num_workers", "data.resident",
     "evaluation.cache", "callbacks.checkpoints.every_n_steps", "callbacks.checkpoints.max_share",
-    "trainer.enable_", "method.log_every", "method.cuda_graphs",
+    "trainer.enable_", "method.log_every", "method.cuda_graphs", "plugins",
 )  # fmt: skip
 # These change no weight: a run may be resumed with other ones.
 BESIDE_TRAINING = ("callbacks", "evaluation", "data.root")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pnp import auto, geometry, micro_batches
 from pnp.compiling import check_cuda_graphs, compile_parts
-from pnp.data import Batch
+from pnp.data.loader import as_batch
 from pnp.distributed import average_gradients, rank
 from pnp.errors import UserError, choice, whole
 from pnp.geometry import unit
@@ -122,8 +122,9 @@ class SelfSupervised(L.LightningModule):
             return {"student": self.student}
         return {"student": self.student, "teacher": self.teacher.network}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Views → student → teacher → objective → log; callbacks read what this returns."""
+        batch = as_batch(batch)
         if self.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # the last step's outputs may be overwritten
         outputs = self.embed(batch.images, batch_idx)
@@ -304,11 +305,9 @@ class SelfSupervised(L.LightningModule):
         Raises:
             UserError: neither epochs nor steps are limited.
         """
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        # Not trainer.estimated_stepping_batches: it makes the loader before Lightning restores
-        # positions, so that a run resumed inside an epoch would restart that epoch's data.
-        batches, limit = data.steps_per_epoch, self.trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        batches = self._batches_per_epoch()
+        if math.isinf(batches):  # a stream without a length: the run is one epoch
+            batches = max(1, self.trainer.max_steps * self.trainer.accumulate_grad_batches)
         self.steps_per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         limits = (self.trainer.max_steps, self.steps_per_epoch * (self.trainer.max_epochs or -1))
         self.total_steps = min((limit for limit in limits if limit > 0), default=0)
@@ -326,11 +325,36 @@ class SelfSupervised(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def _batches_per_epoch(self) -> float:
+        """Batches of an epoch on this rank, within `limit_train_batches`; inf of a stream."""
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if not hasattr(data, "steps_per_epoch"):
+            self.trainer.fit_loop.setup_data()
+            return self.trainer.num_training_batches
+        # Not trainer.estimated_stepping_batches: it makes the loader before Lightning restores
+        # positions, so that a run resumed inside an epoch would restart that epoch's data.
+        batches, limit = data.steps_per_epoch, self.trainer.limit_train_batches
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
     @property
     def global_batch(self) -> int:
-        """Images per optimizer step, over all ranks and micro-batches."""
-        loader = self.trainer.datamodule.loader_batch  # pyright: ignore[reportAttributeAccessIssue]
-        return loader * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        """Images per optimizer step, over all ranks and micro-batches.
+
+        Raises:
+            UserError: the loader does not tell its batch size.
+        """
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        images = getattr(data, "loader_batch", None)
+        if images is None:
+            loader: Any = self.trainer.train_dataloader
+            images = getattr(loader, "batch_size", None)
+            images = images or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+        if images is None:
+            raise UserError(
+                "the training loader does not tell its batch_size, which the learning rate follows:"
+                " give it an attribute batch_size, or use pnp.data.DataModule.from_arrays."
+            )
+        return images * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then move the teacher: once per optimizer step, not per micro-batch."""

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from pnp import geometry
 from pnp.data import ImageSet
 from pnp.distributed import broadcast, rank, world_size
+from pnp.errors import UserError
 from pnp.evaluation.band_metrics import BandMetrics
 from pnp.evaluation.features import extract
 from pnp.evaluation.probes import knn_votes
@@ -60,13 +61,14 @@ class Sighting:
 def is_alarming(before: Sighting | None, now: Sighting, total_steps: int) -> bool:
     """Tell whether a kind of collapse has come to stay.
 
-    Every network starts as a cone. It has a tenth of the run to leave it, and is left alone while
-    its cone opens: while the mean cosine falls by more than .02 between two measurements.
+    Every network starts as a cone: healthy ones of 28 px digits left it after 50 steps of 150. It
+    has a third of the run, but at most 250 steps, and is left alone while its cone opens: while the
+    mean cosine falls by more than .02 between two measurements.
     """
     if now.kind is None or before is None or now.kind != before.kind:
         return False
     opening = now.kind != "dimensional" and now.cosine < before.cosine - 0.02
-    return now.step >= total_steps / 10 and not opening
+    return now.step >= min(250, total_steps / 3) and not opening
 
 
 def knn_accuracy(
@@ -127,6 +129,7 @@ class Monitor(L.Callback):
         temperature: of the neighbours' weights.
         every_n_epochs: how often.
         alarms: file that lists the alarms; None keeps them to the terminal.
+        data: a `pnp.data.DataModule` to measure on; None takes the trainer's.
     """
 
     def __init__(
@@ -137,7 +140,9 @@ class Monitor(L.Callback):
         temperature: float = 0.07,
         every_n_epochs: int = 1,
         alarms: str | Path | None = None,
+        data: Any = None,
     ) -> None:
+        self.data = data
         self.images, self.bank, self.k, self.temperature = images, bank, k, temperature
         self.every_n_epochs = every_n_epochs
         self.file = Path(alarms) if alarms else None
@@ -147,7 +152,12 @@ class Monitor(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images, the same in every run on these splits."""
-        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        data: Any = self.data or trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if not hasattr(data, "splits"):
+            raise UserError(
+                "the monitor needs held-out images: fit a pnp.data.DataModule, or give "
+                "Monitor(data=DataModule.from_arrays(images, labels))."
+            )
         self.held_out = _some(data.splits["validation"], self.images)
         labelled = data.splits["train"]
         self.neighbours = _some(labelled, self.bank) if labelled.labels is not None else None

@@ -23,7 +23,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     started = time.time()
     from dataclasses import replace
 
-    from pnp import files
+    from pnp import files, plugins
     from pnp.cpu import keep_freed_memory
     from pnp.evaluation import evaluate
     from pnp.results import Row
@@ -35,6 +35,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     keep_freed_memory()
     facts: dict[str, Any] = directory.provenance()
     config = plain(cfg)
+    plugins.allow(config["plugins"])
     source = _source(config)
     protocol = build(config["evaluation"], "evaluation")
     in_place = config["run"] and not config["run_dir"]

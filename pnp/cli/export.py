@@ -27,11 +27,12 @@ def export(cfg: Any) -> Path:
         raise UserError(
             f"give exactly one of run=DIR, ckpt=FILE; got {' and '.join(given) or 'none'}."
         )
-    from pnp import files
+    from pnp import files, plugins
     from pnp.export import card, hub
     from pnp.export.folder import refuse_foreign, save
     from pnp.runs import directory, reopen
 
+    plugins.allow(config["plugins"])
     file = directory.find_checkpoint(config[given[0]], given[0])
     folder = Path(config["run"]) if config["run"] else None
     if config["hub"] is not None:

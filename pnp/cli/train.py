@@ -21,7 +21,7 @@ def train(cfg: Any, callbacks: Sequence["Callback"] = ()) -> dict[str, float]:
         UserError: anything about the input that cannot work.
         pnp.signals.Interrupted: stopped by a signal (Ctrl-C, SIGTERM, …); the state is saved.
     """
-    from pnp import keys
+    from pnp import keys, plugins
     from pnp.runs import directory, processes
     from pnp.runs.config import plain
     from pnp.runs.jobs import claim
@@ -29,6 +29,7 @@ def train(cfg: Any, callbacks: Sequence["Callback"] = ()) -> dict[str, float]:
 
     provenance = directory.provenance()
     config = keys.upgrade(plain(cfg)) | {"choices": directory.choices()}
+    plugins.allow(config.get("plugins") or ())
     processes.check(config["trainer"], directory.in_multirun())
     processes.end_with_parent()
     keys.check_effects(config)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pnp import auto
 from pnp.cpu import cores
-from pnp.data import ambiguous, datasets, folder
+from pnp.data import ambiguous, arrays, datasets, folder
 from pnp.data.cache import ArrayImages
 from pnp.data.files import FolderImages, load
 from pnp.data.imageset import ImageSet, concatenate, resize
@@ -33,6 +33,7 @@ DATASETS: dict[str, Callable[["DataModule"], dict[str, ImageSet]]] = {
     "cifar100": lambda d: datasets.cifar100(d.root),
     "stl10": lambda d: datasets.stl10(d.root, unlabeled="unlabeled" in d.pretrain_on),
     "image_folder": lambda d: d._folder(),
+    "array": lambda d: d._array(),
 }
 # Images that the normalisation constants are computed from, at most; files are dearer to read.
 SAMPLE, SAMPLE_FILES = 10_000, 1_000
@@ -59,7 +60,8 @@ class DataModule(L.LightningDataModule):
         test: likewise, only where there is no official test part; None means a tenth.
         max_images: use at most so many images of train (and of unlabeled), for quick trials.
         pretrain_on: splits that the self-supervised training sees.
-        labels: "auto", or "none" to ignore all labels.
+        labels: "auto", or "none" to ignore all labels; of `array` also a .npy file.
+        images: .npy or .npz file of `array`, see `pnp.data.arrays`.
         resident: keep decoded images in memory on the training device; "auto" if they fit.
         resident_limit_gb: memory that all splits together may take, in 10⁹ bytes.
         num_workers: processes that decode files that are not resident; 0 decodes in threads of
@@ -90,6 +92,7 @@ class DataModule(L.LightningDataModule):
         max_images: int | None = None,
         pretrain_on: Sequence[str] = ("train",),
         labels: str = "auto",
+        images: str | None = None,
         resident: str | bool = "auto",
         resident_limit_gb: float = 4.0,
         num_workers: int | None = None,
@@ -102,7 +105,8 @@ class DataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         choice("data.dataset", dataset, DATASETS)
-        choice("data.labels", labels, ("auto", "none"))
+        if dataset != "array":
+            choice("data.labels", labels, ("auto", "none"))
         choice("data.resident", resident, ("auto", True, False))
         choice("data.on_corrupt", on_corrupt, ("error", "skip"))
         pretrain_on = (pretrain_on,) if isinstance(pretrain_on, str) else tuple(pretrain_on)
@@ -136,9 +140,42 @@ class DataModule(L.LightningDataModule):
         self._skip_corrupt = on_corrupt == "skip"
         self._cache, self._cache_dir = cache, cache_dir
         self._n_train, self._k, self._c = n_train, concept_k, concept_c
+        self._images = images
+        self.arrays: dict[str, ImageSet] | None = None  # of `from_arrays`
+        self.options: dict[str, Any] = {}
         self.global_batch: int | None = None  # images the objective sees, over all processes
         self._splits: dict[str, ImageSet] | None = None
         self._pretrain: ImageSet | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Any,
+        labels: Any = None,
+        *,
+        test: Any = None,
+        classes: Sequence[str] | None = None,
+        **options: Any,
+    ) -> "DataModule":
+        """Data from arrays, tensors, PIL images or a PyTorch dataset; see `pnp.data.arrays.parts`.
+
+        Args:
+            images: the images, for instance (N, H, W, C) uint8.
+            labels: their classes; None without.
+            test: (images, labels) of an official test part; or, as in the constructor, the number
+                or share of `images` to take.
+            classes: names of the classes.
+            options: of the constructor.
+
+        >>> DataModule.from_arrays(torch.rand(50, 3, 8, 8), [0, 1] * 25).classes
+        ('0', '1')
+        """
+        official = test is not None and not isinstance(test, int | float)
+        options |= {} if official or test is None else {"test": test}
+        data = cls("array", **options)
+        data.options = options
+        data.arrays = arrays.parts(images, labels, test=test if official else None, classes=classes)
+        return data
 
     # ---- the data -------------------------------------------------------------------------------
 
@@ -251,7 +288,7 @@ class DataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download on one process only, before the others look."""
-        if self.dataset not in ("ambiguous", "image_folder"):
+        if self.dataset not in ("ambiguous", "image_folder", "array"):
             self.splits  # noqa: B018 (loads)
 
     def setup(self, stage: str) -> None:
@@ -395,6 +432,14 @@ class DataModule(L.LightningDataModule):
         if isinstance(self.resident, bool):
             return self.resident
         return sum(split.nbytes for split in splits) <= self.resident_limit_gb * 1e9
+
+    def _array(self) -> dict[str, ImageSet]:
+        if self.arrays is not None:
+            return dict(self.arrays)
+        if self._images is None:
+            raise UserError("data.images is not set: give data.images=FILE.npy or FILE.npz.")
+        file = None if self.labels in ("auto", "none") else self.labels
+        return arrays.parts(self._images, file)
 
     def _folder(self) -> dict[str, ImageSet]:
         if self._size is None:

@@ -34,6 +34,35 @@ class Batch:
         return Batch(self.images.to(device, non_blocking=True), labels)
 
 
+def as_batch(batch: Any) -> Batch:
+    """A training batch of any loader: a `Batch`, images, or (images, labels, …).
+
+    Args:
+        batch: images are (N, C, H, W): uint8, or floats in [0, 1].
+
+    Raises:
+        UserError: something else.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    images, labels = (*batch, None)[:2] if isinstance(batch, list | tuple) else (batch, None)
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(
+            f"the loader gives {shape}; expected images (N, C, H, W), alone or with labels, or a "
+            "pnp.data.Batch."
+        )
+    if images.is_floating_point():
+        low, high = (float(value) for value in images.aminmax())
+        if low < 0 or high > 1:
+            raise UserError(
+                f"float images range from {low:g} to {high:g}; expected [0, 1], not normalised: "
+                "the views do that."
+            )
+        images = (255 * images).round().to(torch.uint8)
+    return Batch(images, labels if isinstance(labels, Tensor) else None)
+
+
 def batches_per_epoch(count: int, batch_size: int) -> int:
     """Full batches per epoch and rank: count // (batch_size · world size), the rest is dropped.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,8 @@ def draw_sheet(file: Path, rows: Sequence[tuple[str, Any, Sequence[str]]]) -> No
 
     Args:
         file: PNG.
-        rows: heading, pictures `(n, H, W, C)` in [0, 1], and words of each picture or none.
+        rows: heading, pictures `(n, H, W, C)` in [0, 1], and words of each picture or none. Of more
+            than three channels the first three are shown, of two their mean.
     """
     from matplotlib.figure import Figure
 
@@ -142,7 +144,7 @@ def draw_sheet(file: Path, rows: Sequence[tuple[str, Any, Sequence[str]]]) -> No
         for column, picture in enumerate(pictures):
             x, below = gap + column * (side + gap), y + 0.28 + side
             axis.imshow(
-                picture.squeeze(), cmap="gray", vmin=0, vmax=1,
+                _visible(picture), cmap="gray", vmin=0, vmax=1,
                 extent=(x, x + side, below, y + 0.28),
             )  # fmt: skip
             if words:
@@ -173,3 +175,8 @@ def short(name: str, most: int = 20) -> str:
     """A name of at most `most` characters, as matplotlib draws it: `$` starts no formula."""
     name = one_line(name)
     return (name if len(name) <= most else f"{name[: most - 1]}…").replace("$", r"\$")
+
+
+def _visible(picture: np.ndarray) -> np.ndarray:
+    """One grey channel or three colours of an image (H, W, C)."""
+    return picture[..., :3] if picture.shape[-1] > 2 else picture.mean(-1)

@@ -8,6 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
+from pnp import plugins
 from pnp.errors import UserError, near
 
 
@@ -15,26 +16,26 @@ def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
     """Call the `_target_` of a config node with the node's other keys and `extra`.
 
     Args:
-        node: a mapping with `_target_`, a name inside the package `pnp`.
+        node: a mapping with `_target_`, a name inside the package `pnp` or an allowed plugin.
         where: the node's place in the config, for messages.
         extra: keyword arguments that are objects, not config; they win over the node's.
 
     Raises:
-        UserError: a target outside this package, an argument it does not have, or one of the wrong
+        UserError: a target that is not allowed, an argument it does not have, or one of the wrong
             type.
     """
     values = dict(node)
     target = values.pop("_target_", None)
-    if not isinstance(target, str) or not target.startswith("pnp."):
-        raise UserError(
-            f"{where}._target_={target!r} is not allowed: configs build objects of the package pnp "
-            "only, since building runs code."
-        )
-    module, _, name = target.rpartition(".")
-    try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{where}._target_={target!r} does not exist: {error}.") from error
+    if not isinstance(target, str):
+        raise UserError(f"{where}._target_={target!r} is missing: it names what to build.")
+    if target.startswith("pnp."):
+        module, _, name = target.rpartition(".")
+        try:
+            function = getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{where}._target_={target!r} does not exist: {error}.") from error
+    else:
+        function = plugins.find(target, f"{where}._target_")
     values.update(extra)
     check_call(function, values, where)
     return function(**values)

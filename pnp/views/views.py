@@ -22,8 +22,8 @@ class Views:
     """Makes augmented views of image batches; one constructor of plain numbers.
 
     The stages, in this order: random resized crop, flip, colour jitter, grayscale, blur, solarize,
-    normalise. A stage of probability 0 costs nothing. On images of one channel jitter acts through
-    brightness and contrast only, and grayscale does nothing, as in torchvision.
+    normalise. A stage of probability 0 costs nothing. On images of other than three channels jitter
+    acts through brightness and contrast only, and grayscale does nothing, as in torchvision.
 
     Args:
         size: Side of the square views, in pixels.
@@ -135,7 +135,7 @@ class Views:
         """Make `count` independent views of each image, normalised, in float32.
 
         Args:
-            images: Values 0 … 255, one or three channels, on any device.
+            images: Values 0 … 255, any number of channels, on any device.
             generator: Source of every random number, on the same device; the same state gives the
                 same views.
 
@@ -185,7 +185,7 @@ class Views:
         """Images for evaluation: not augmented, resized (bilinear) if necessary, normalised.
 
         Raises:
-            UserError: The images are not uint8 of one or three channels.
+            UserError: The images are not uint8 of shape (n, c, h, w).
         """
         self._check(images)
         n, _, h, w = images.shape
@@ -264,10 +264,10 @@ class Views:
         return color.jitter(images, names, factors, order, turns, places)
 
     def _check(self, images: Tensor) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        if images.dtype != torch.uint8 or images.ndim != 4:
             raise UserError(
                 f"images are {images.dtype} of shape {tuple(images.shape)}; expected torch.uint8 "
-                "of shape (n, 1 or 3, height, width)"
+                "of shape (n, channels, height, width)"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, images.shape[1]):
@@ -299,6 +299,6 @@ def _range(name: str, values: object, most: float = math.inf) -> tuple[float, fl
 
 def _per_channel(name: str, values: object) -> tuple[float, ...]:
     numbers = _numbers(name, values)
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{name}={values}: give one finite number, or one per channel (3).")
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{name}={values}: give one finite number, or one per channel.")
     return numbers

@@ -1,0 +1,210 @@
+"""Arrays, tensors, PIL images and PyTorch datasets as image sets; .npy and .npz files of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from pnp.data.files import square
+from pnp.data.imageset import ImageSet
+from pnp.errors import UserError
+
+SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
+# Words in the names of an npz file's arrays: the part, and what the array holds.
+PARTS = {"train": "train", "val": "validation", "valid": "validation", "test": "test"}
+KINDS = {"x": "images", "images": "images", "image": "images", "data": "images", "arr": "images"}
+KINDS |= dict.fromkeys(("y", "labels", "label", "targets", "target"), "labels")
+
+
+def parts(
+    images: Any, labels: Any = None, *, test: Any = None, classes: Sequence[str] | None = None
+) -> dict[str, ImageSet]:
+    """Image sets of arrays: {"train": all} or the official parts that an npz or `test` brings.
+
+    Args:
+        images: array or tensor of shape (N, H, W), (N, H, W, C) or (N, C, H, W), see `to_uint8`; a
+            list of PIL images; a PyTorch dataset of images or of (image, label); a .npy or .npz
+            file. Images that are not square lose their longer sides' ends.
+        labels: class of each image, numbers or words; a .npy file; or None.
+        test: (images, labels) or images of an official test part.
+        classes: names, if labels are the numbers 0, 1, …; None names them by the labels.
+
+    Raises:
+        UserError: arrays of another shape or kind, or numbers of images and labels that differ.
+    """
+    given: dict[str, tuple[Any, Any]] = {"train": (images, labels)}
+    if isinstance(images, str | Path):
+        given, named = read(images, labels)
+        classes = classes or named
+    if test is not None:
+        given["test"] = test if isinstance(test, tuple) else (test, None)
+    pairs = {part: _pair(part, *pair) for part, pair in given.items()}
+    known = {part: y for part, (_, y) in pairs.items() if y is not None}
+    if "train" not in known:
+        return {part: ImageSet(name=part, images=x) for part, (x, _) in pairs.items()}
+    if missing := pairs.keys() - known.keys():
+        raise UserError(f"{', '.join(missing)} has no labels but train has: give both or neither.")
+    names = np.unique(np.concatenate(list(known.values())))
+    if classes is not None:
+        if names.dtype.kind not in "iu" or names[0] < 0 or names[-1] >= len(classes):
+            raise UserError(
+                f"classes names {len(classes)} classes, labels go from {names[0]} to {names[-1]}: "
+                f"expected the numbers 0 to {len(classes) - 1}."
+            )
+        names = np.arange(len(classes))
+    words = tuple(map(str, names if classes is None else classes))
+    return {
+        part: ImageSet(
+            name=part,
+            images=x,
+            labels=torch.from_numpy(np.searchsorted(names, known[part]).astype(np.int64)),
+            classes=words,
+        )
+        for part, (x, _) in pairs.items()
+    }
+
+
+def read(
+    images: str | Path, labels: Any = None
+) -> tuple[dict[str, tuple[Any, Any]], list[str] | None]:
+    """Arrays of a .npy (memory-mapped) or .npz file: part -> (images, labels or None), and classes.
+
+    An npz may hold parts under names such as `x_train`, `y_test`, `val_images`, as Keras and
+    MedMNIST write them, and the names of the `classes`.
+
+    Raises:
+        UserError: no such file, not an array, or names that tell nothing.
+    """
+    loaded = _load(images, "data.images")
+    known = _load(labels, "data.labels") if isinstance(labels, str | Path) else labels
+    if isinstance(known, Mapping):
+        known = next(iter(known.values()))
+    if not isinstance(loaded, Mapping):
+        return {"train": (loaded, known)}, None
+    found: dict[str, dict[str, Any]] = {}
+    for name, array in loaded.items():
+        words = name.lower().replace("_", " ").split()
+        kind = next((KINDS[word] for word in words if word in KINDS), None)
+        part = next((PARTS[word] for word in words if word in PARTS), "train")
+        if kind:
+            found.setdefault(part, {})[kind] = array
+    if "images" not in found.get("train", {}):
+        raise UserError(
+            f"data.images={images} holds {', '.join(loaded)}; expected names such as images and "
+            "labels, or x_train, y_train, x_test, y_test."
+        )
+    if known is not None:
+        found["train"]["labels"] = known
+    pairs = ((part, (a.get("images"), a.get("labels"))) for part, a in found.items())
+    names = loaded["classes"].astype(str).tolist() if "classes" in loaded else None
+    return {part: pair for part, pair in pairs if pair[0] is not None}, names
+
+
+def _load(file: str | Path, key: str) -> Any:
+    path = Path(file).expanduser()
+    try:
+        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
+        return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{key}={file} cannot be read: {error}. Expected a .npy or .npz file of numbers."
+        ) from error
+
+
+def _pair(part: str, images: Any, labels: Any) -> tuple[Tensor, np.ndarray | None]:
+    """Square uint8 images and the labels of one part, checked against each other."""
+    if isinstance(images, torch.utils.data.Dataset):
+        images, own = _items(images)
+        labels = own if labels is None else labels
+    if isinstance(images, list | tuple) and len(images) and isinstance(images[0], Image.Image):
+        side = min(64, *(min(image.size) for image in images))
+        modes = {image.mode for image in images}
+        mode = "L" if modes <= {"1", "L"} else "RGB"
+        images = np.stack([square(image.convert(mode), side) for image in images])
+    pixels = to_uint8(images)
+    if labels is None:
+        return pixels, None
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind == "f" and np.all(labels == np.round(labels)):
+        labels = labels.astype(np.int64)
+    if labels.ndim != 1 or labels.dtype.kind not in "iubUS":
+        raise UserError(
+            f"labels of {part} have the shape {labels.shape} and dtype {labels.dtype}; expected "
+            "one class per image, a number or a word."
+        )
+    if len(labels) != len(pixels):
+        raise UserError(f"{part} has {len(pixels)} images but {len(labels)} labels.")
+    return pixels, labels
+
+
+def _items(dataset: Any) -> tuple[Any, list[Any] | None]:
+    """Images and labels of a map-style dataset of images, (image, label, …) or a mapping."""
+    items = [dataset[number] for number in range(len(dataset))]
+    if not items:
+        raise UserError("the dataset is empty.")
+    pairs = isinstance(items[0], list | tuple)
+    images = [item[0] if pairs else item for item in items]
+    if not isinstance(images[0], Image.Image):
+        images = torch.stack([torch.as_tensor(np.asarray(image)) for image in images])
+    return images, [int(item[1]) for item in items] if pairs and len(items[0]) > 1 else None
+
+
+def to_uint8(images: Any) -> UInt8[Tensor, "n c s s"]:
+    """Images as uint8 (N, C, S, S), channels first, the centre square of each.
+
+    uint8 stays; uint16 and other integers above 255 are divided by 257; floats in [0, 1] are
+    multiplied by 255; False and True become 0 and 255.
+
+    Raises:
+        UserError: another shape, or values out of range.
+    """
+    x = torch.as_tensor(images if isinstance(images, Tensor) else np.asarray(images))
+    x = _channels_first(x)
+    if x.dtype == torch.bool:
+        x = x.to(torch.uint8) * 255
+    if x.dtype != torch.uint8:
+        x = _scaled(x)
+    side = min(x.shape[2:])
+    top, left = ((length - side) // 2 for length in x.shape[2:])
+    return x[:, :, top : top + side, left : left + side].contiguous()
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim != 4 or not len(x):
+        raise UserError(f"images have the shape {tuple(x.shape)}; expected {SHAPES}.")
+    _, first, middle, last = x.shape
+    few = (1, 3, 4)
+    if first in few and last not in few:
+        return x
+    if last in few and first not in few:
+        return x.movedim(3, 1)
+    if (first == middle) != (middle == last):  # the square tells height and width
+        return x if middle == last else x.movedim(3, 1)
+    raise UserError(
+        f"images have the shape {tuple(x.shape)}: which axis holds the channels? Give (N, C, H, W) "
+        "with square images, or 1 or 3 channels."
+    )
+
+
+def _scaled(x: Tensor) -> Tensor:
+    wide = x.to(torch.float32 if x.is_floating_point() else torch.int32)
+    low, high = (float(value) for value in wide.aminmax())
+    if x.is_floating_point() and low >= 0 and high <= 1:
+        wide = wide * 255
+    elif low >= 0 and high <= 65535 and not x.is_floating_point():
+        wide = wide.float() / 257 if high > 255 else wide.float()
+    elif not (x.is_floating_point() and low >= 0 and 1 < high <= 255):
+        raise UserError(
+            f"images range from {low:g} to {high:g} ({x.dtype}); expected uint8, uint16, or floats "
+            "in [0, 1]. Give pixels that are not normalised."
+        )
+    return wide.round().to(torch.uint8)
