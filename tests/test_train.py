@@ -202,7 +202,9 @@ def test_data_without_labels_trains_and_reports_without_accuracy(compose, tmp_pa
     metrics = train(compose("data.labels=none"))
     assert not any("knn" in key or "linear" in key for key in metrics)
     assert "test/features/teacher/effective_rank" in metrics
-    assert not any(key.startswith("probe/") for key in rows(tmp_path / "run")[0])
+    logged = {key for key in rows(tmp_path / "run")[0] if key.startswith("probe/")}
+    assert logged == {"probe/student/views", "probe/teacher/views"}
+    assert 0 <= metrics["test/views/teacher"] <= 1
     assert (tmp_path / "run" / "report.html").exists()
 
 
