@@ -235,11 +235,6 @@ def test_an_unknown_data_set_names_the_nearest():
         DataModule("fashion_minst")
 
 
-def test_a_folder_needs_a_size(pictures):
-    with pytest.raises(UserError, match=r"data\.size=64"):
-        _ = of_folder(pictures, size=None).splits
-
-
 def test_amounts_and_splits_that_do_not_fit_are_refused_with_numbers():
     for value in (0, -1, 1.0, 1.5, "5", True, None):
         with pytest.raises(UserError, match=r"data\.test="):

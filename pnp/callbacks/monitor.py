@@ -62,13 +62,13 @@ def is_alarming(before: Sighting | None, now: Sighting, total_steps: int) -> boo
     """Tell whether a kind of collapse has come to stay.
 
     Every network starts as a cone: healthy ones of 28 px digits left it after 50 steps of 150. It
-    has a third of the run, but at most 250 steps, and is left alone while its cone opens: while the
-    mean cosine falls by more than .02 between two measurements.
+    has a third of the run (16 to 250 steps) and is left alone while its cone opens: while the mean
+    cosine falls by more than .02 between two measurements.
     """
     if now.kind is None or before is None or now.kind != before.kind:
         return False
     opening = now.kind != "dimensional" and now.cosine < before.cosine - 0.02
-    return now.step >= min(250, total_steps / 3) and not opening
+    return now.step >= min(250, max(16, total_steps / 3)) and not opening
 
 
 def knn_accuracy(

@@ -16,7 +16,7 @@ from pnp.cpu import cores
 from pnp.data import ambiguous, arrays, datasets, folder
 from pnp.data.cache import ArrayImages
 from pnp.data.files import FolderImages, load
-from pnp.data.imageset import ImageSet, concatenate, resize
+from pnp.data.imageset import ImageSet, concatenate, first_channel, is_grey, resize
 from pnp.data.loader import Loader, batches_per_epoch
 from pnp.data.splits import amount, carve, permutation
 from pnp.distributed import world_size
@@ -50,7 +50,9 @@ class DataModule(L.LightningDataModule):
     Args:
         dataset: a name in `DATASETS`.
         root: folder of the data; None means the data set's usual places.
-        size: side in pixels to resize to; None keeps the data set's own.
+        size: side in pixels to resize to; None keeps the data set's own, of files the usual one,
+            but at most 64.
+        channels: "auto" keeps one channel of images in memory that are all grey; None keeps all.
         batch_size: images per step and process; `auto` follows from their number, see `pnp.auto`.
         seed: of the splits and of generated images.
         order_seed: of the order of training batches.
@@ -60,7 +62,8 @@ class DataModule(L.LightningDataModule):
         test: likewise, only where there is no official test part; None means a tenth.
         max_images: use at most so many images of train (and of unlabeled), for quick trials.
         pretrain_on: splits that the self-supervised training sees.
-        labels: "auto", or "none" to ignore all labels; of `array` also a .npy file.
+        labels: "auto", or "none" to ignore all labels; also a csv file of `image_folder`, see
+            `pnp.data.layout`, or a .npy file of `array`.
         images: .npy or .npz file of `array`, see `pnp.data.arrays`.
         resident: keep decoded images in memory on the training device; "auto" if they fit.
         resident_limit_gb: memory that all splits together may take, in 10⁹ bytes.
@@ -83,6 +86,7 @@ class DataModule(L.LightningDataModule):
         *,
         root: str | None = None,
         size: int | None = None,
+        channels: str | None = None,
         batch_size: int | str = "auto",
         seed: int = 0,
         order_seed: int = 0,
@@ -105,7 +109,7 @@ class DataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         choice("data.dataset", dataset, DATASETS)
-        if dataset != "array":
+        if dataset not in ("array", "image_folder"):
             choice("data.labels", labels, ("auto", "none"))
         choice("data.resident", resident, ("auto", True, False))
         choice("data.on_corrupt", on_corrupt, ("error", "skip"))
@@ -136,6 +140,7 @@ class DataModule(L.LightningDataModule):
         self._batch_size, self.seed, self.order_seed = batch_size, seed, order_seed
         self.resident, self.resident_limit_gb = resident, resident_limit_gb
         self._asked = {"validation": validation, "calibration": calibration, "test": test}
+        self._channels = choice("data.channels", channels, (None, "auto"))
         self._size, self._max_images, self._num_workers = size, max_images, num_workers
         self._skip_corrupt = on_corrupt == "skip"
         self._cache, self._cache_dir = cache, cache_dir
@@ -416,7 +421,10 @@ class DataModule(L.LightningDataModule):
                 some = permutation(count, self.seed, "max_images")[: self._max_images]
                 splits[name] = splits[name].subset(some.sort().values)
         fits = self._fits(splits.values())
-        return {name: self._prepared(split, fits) for name, split in splits.items()}
+        ready = {name: self._prepared(split, fits) for name, split in splits.items()}
+        if self._channels == "auto" and all(map(is_grey, ready.values())):
+            ready = {name: first_channel(split) for name, split in ready.items()}
+        return ready
 
     def _prepared(self, split: ImageSet, fits: bool) -> ImageSet:
         if isinstance(split.images, Tensor):
@@ -442,11 +450,6 @@ class DataModule(L.LightningDataModule):
         return arrays.parts(self._images, file)
 
     def _folder(self) -> dict[str, ImageSet]:
-        if self._size is None:
-            raise UserError(
-                "data.size is not set: images in a folder come in any size, data.size=64 resizes "
-                "and crops them to 64 × 64 pixels."
-            )
         where = self._cache_dir or (
             Path(self.root).expanduser() / ".pnp-cache" if self.root else ""
         )
@@ -454,6 +457,7 @@ class DataModule(L.LightningDataModule):
             self.root,
             self._size,
             labelled=self.labels == "auto",
+            labels=None if self.labels in ("auto", "none") else self.labels,
             cache=where if self._cache else None,
             skip_corrupt=self._skip_corrupt,
         )

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +13,13 @@ from pnp.console import printable
 from pnp.data.cache import cached
 from pnp.data.files import FolderImages, contents, readable
 from pnp.data.imageset import ImageSet, concatenate
+from pnp.data.layout import in_order, part_folders, read_labels, usual_size
 from pnp.data.names import Names
 from pnp.errors import UserError
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# The folder names that mean an official part, and what the part is called here.
-PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 LAYOUTS = (
     "ROOT/train/CLASS/*.jpg with ROOT/test/CLASS/*.jpg (and ROOT/val if you like), "
     "ROOT/CLASS/*.jpg, or images anywhere below ROOT (no labels)"
@@ -29,9 +28,10 @@ LAYOUTS = (
 
 def parts(
     root: str | Path | None,
-    size: int,
+    size: int | None,
     *,
     labelled: bool = True,
+    labels: str | Path | None = None,
     cache: str | Path | None = None,
     skip_corrupt: bool = False,
 ) -> dict[str, ImageSet]:
@@ -42,39 +42,47 @@ def parts(
 
     Args:
         root: the folder.
-        size: side in pixels of the decoded squares.
+        size: side in pixels of the decoded squares; None takes the usual one of the files.
         labelled: False ignores class folders.
+        labels: csv of labels, in place of class folders; see `pnp.data.layout.read_labels`.
         cache: folder of memory-mapped arrays to read the images from; None decodes the files.
         skip_corrupt: leave unreadable files out.
 
     Raises:
-        UserError: no folder, no images, or parts that disagree about the classes.
+        UserError: no folder, no images, or parts that disagree about the classes or lack train.
     """
     if root is None:
         raise UserError(f"data.root is not set: give data.root=ROOT. Expected: {LAYOUTS}.")
     root = Path(root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder. Expected: {LAYOUTS}.")
-    official = {}
-    if (root / "train").is_dir():
-        official = {name: root / name for name in PARTS if (root / name).is_dir()}
-    folders = {PARTS[name]: path for name, path in official.items()} or {"train": root}
-    if len(official) > len(folders):
-        raise UserError(f"{root} holds both val and validation: keep one of them.")
+    folders = part_folders(root, labelled=labelled and labels is None)
     names = {part: image_names(path) for part, path in folders.items()}
     for part, found in names.items():
         if not found:
             raise UserError(f"No images in {folders[part]}. Expected: {LAYOUTS}.")
-    classes = _classes(names, folders) if labelled else ()
+    # Names relative to one root, whatever the part: unions of parts stay readable.
+    files = {part: _below(root, folders[part], found) for part, found in names.items()}
+    words: dict[str, list[str]] = {}
+    classes: tuple[str, ...] = ()
+    if labels is not None:
+        everything = [name for found in files.values() for name in found]
+        word, given = read_labels(Path(labels), root, everything)
+        if given and len(files) == 1:
+            files = _given_parts(everything, given)
+        words = {part: [word[name] for name in found] for part, found in files.items()}
+        classes = in_order(set(word.values()))
+    elif labelled and (classes := _classes(names, folders)):
+        words = {part: [_class(name) for name in found] for part, found in names.items()}
     number = {name: i for i, name in enumerate(classes)}
+    if size is None:
+        size = usual_size([root / name for name in files["train"]])
     sets = {}
-    for part, found in names.items():
-        # Names relative to one root, whatever the part: unions of parts stay readable.
-        below = "" if folders[part] == root else f"{folders[part].relative_to(root).as_posix()}/"
-        images = FolderImages(root, Names([below + name for name in found]), size)
-        labels = torch.tensor([number[_class(name)] for name in found]) if classes else None
-        shown = tuple(map(printable, classes))
-        sets[part] = ImageSet(name=part, images=images, labels=labels, classes=shown)
+    shown = tuple(map(printable, classes))
+    for part, found in files.items():
+        images = FolderImages(root, Names(found), size)
+        labelling = torch.tensor([number[word] for word in words[part]]) if classes else None
+        sets[part] = ImageSet(name=part, images=images, labels=labelling, classes=shown)
     if cache is not None:
         return _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
     if skip_corrupt:  # before anything is dealt: splits are those of the images that are used
@@ -152,6 +160,21 @@ def _read_anyway(link: Path, root: Path, seen: set[str]) -> Path | None:
     return None
 
 
+def _below(root: Path, folder: Path, names: Sequence[str]) -> list[str]:
+    below = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    return [below + name for name in names]
+
+
+def _given_parts(names: Sequence[str], given: Mapping[str, str]) -> dict[str, list[str]]:
+    """Names by the part that a csv gives them; those without one are for training."""
+    parts: dict[str, list[str]] = {"train": []}
+    for name in names:
+        parts.setdefault(given.get(name, "train"), []).append(name)
+    if not parts["train"]:
+        raise UserError("data.labels gives no image to train: mark some rows as train.")
+    return parts
+
+
 def _class(name: str) -> str:
     return name.split("/", 1)[0]
 
@@ -170,4 +193,4 @@ def _classes(names: dict[str, tuple[str, ...]], folders: dict[str, Path]) -> tup
                 f"{folders[part]} and {folders['train']} disagree about the classes: the first has "
                 f"{odd}. Give both the same class folders, or use data.labels=none."
             )
-    return tuple(sorted(classes, key=os.fsencode))
+    return in_order(classes)

@@ -150,3 +150,21 @@ def resize(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c s 
         )
         out[start : start + 1024] = small.round_().clamp_(0, 255).to(torch.uint8)
     return out
+
+
+def is_grey(images: ImageSet) -> bool:
+    """Tell whether the three channels of all images are equal; of files that stream they are not.
+
+    A sample decides first: colour images are seen to be so at once.
+    """
+    pixels = images.images
+    if not isinstance(pixels, Tensor) or pixels.shape[1] != 3:
+        return False
+    parts = (pixels[:: max(1, len(pixels) // 64)], *pixels.split(1024))
+    return all(bool((part[:, :1] == part[:, 1:]).all()) for part in parts)
+
+
+def first_channel(images: ImageSet) -> ImageSet:
+    """The images with their first channel only."""
+    assert isinstance(images.images, Tensor)
+    return replace(images, images=images.images[:, :1].clone())

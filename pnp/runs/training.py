@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from pnp import files
 from pnp.cpu import keep_freed_memory
+from pnp.data.describe import describe, flip_hint
 from pnp.distributed import leave_at_exit
 from pnp.evaluation import evaluate
 from pnp.runs import directory, encoders, reopen
@@ -149,6 +150,18 @@ def automatic(
     return {k: v for k, v in values.items() if given.get(k) == "auto" and v is not None}
 
 
+def judgement(data: "DataModule", evaluation: dict[str, Any]) -> str:
+    """The numbers that the run will end with, in a sentence."""
+    split = "test" if evaluation["test"] else "validation"
+    beside = [{"pixels": "raw pixels", "random": "the untrained network"}[name]
+              for name in evaluation["references"] if split == "test"]  # fmt: skip
+    probes = "linear probe and kNN" if data.classes else "matched views (no labels)"
+    against = f" against {' and '.join(beside)}" if beside else ""
+    asked = data.classes or evaluation["concepts"]
+    band = "; certified bands of P, ¬P or uncertain" if asked and evaluation["band"] else ""
+    return f"{probes} on {split}, student and teacher{against}{band if split == 'test' else ''}"
+
+
 def print_header(
     trainer: "Trainer",
     module: "SelfSupervised",
@@ -172,6 +185,13 @@ def print_header(
     ]
     console = Console(soft_wrap=True, highlight=False)
     console.print("[bold]P¬P SSL[/]", escape(" · ".join(words)))
+    understood, *hints = describe(data)
+    console.print(f"data: {escape(understood)}")
+    console.print(f"judged: {judgement(data, config['evaluation'])}")
+    if module.views.flip and (hint := flip_hint(data.classes)):
+        hints.append(hint)
+    for hint in hints:
+        console.print(f"[yellow]note:[/] {escape(hint)}")
     if chosen := automatic(trainer, module, data, config):
         words = {k: str(v).lower() if isinstance(v, bool) else f"{v:g}" for k, v in chosen.items()}
         settings = ", ".join(f"{key}={value}" for key, value in words.items())
