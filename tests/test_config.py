@@ -19,7 +19,7 @@ GROUPS = sorted(
     if file.parent.name not in ("experiment", "sweep")
 )
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
-NEEDS_FILES = {"cifar10", "cifar100", "stl10", "image_folder", "fashion_mnist"}
+NEEDS_FILES = {"array", "cifar10", "cifar100", "stl10", "image_folder", "fashion_mnist"}
 
 
 @pytest.mark.parametrize(("group", "option"), GROUPS, ids=lambda value: value)
