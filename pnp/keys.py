@@ -31,6 +31,12 @@ ADDED = {
     "trainer.tf32": True,
 }
 
+# Values of today that change no number beside the earlier one.
+ALIKE = {
+    "callbacks.checkpoints.monitor": ("auto", "probe/teacher/knn"),
+    "callbacks.monitor.every_n_epochs": ("auto", 1),
+}
+
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of an earlier version in today's form.
@@ -100,6 +106,9 @@ def original(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, constant in ADDED.items():
         if (ours or not key.startswith("objective.")) and flat.get(key) == constant:
             del flat[key]
+    for key, (value, earlier) in ALIKE.items():
+        if flat.get(key) == value:
+            flat[key] = earlier
     return RETIRED | flat if ours else flat
 
 

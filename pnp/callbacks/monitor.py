@@ -1,5 +1,6 @@
 """Student and teacher on held-out images at every epoch: geometry, kNN, band, collapse alarm."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from pnp import geometry
 from pnp.data import ImageSet
 from pnp.distributed import broadcast, rank, world_size
-from pnp.errors import UserError
+from pnp.errors import UserError, whole
 from pnp.evaluation.band_metrics import BandMetrics
 from pnp.evaluation.features import extract
 from pnp.evaluation.probes import knn_votes
@@ -127,7 +128,8 @@ class Monitor(L.Callback):
         bank: labelled training images for kNN.
         k: neighbours.
         temperature: of the neighbours' weights.
-        every_n_epochs: how often.
+        every_n_epochs: how often; `auto` is twenty times a run, or after every epoch of fewer than
+            forty: it costs as much as some steps, and on a GPU an epoch lasts seconds.
         alarms: file that lists the alarms; None keeps them to the terminal.
         data: a `pnp.data.DataModule` to measure on; None takes the trainer's.
     """
@@ -138,12 +140,14 @@ class Monitor(L.Callback):
         bank: int = 4000,
         k: int = 20,
         temperature: float = 0.07,
-        every_n_epochs: int = 1,
+        every_n_epochs: int | str = "auto",
         alarms: str | Path | None = None,
         data: Any = None,
     ) -> None:
         self.data = data
         self.images, self.bank, self.k, self.temperature = images, bank, k, temperature
+        if every_n_epochs != "auto":
+            whole("callbacks.monitor.every_n_epochs", every_n_epochs)
         self.every_n_epochs = every_n_epochs
         self.file = Path(alarms) if alarms else None
         self.alarms: list[dict[str, Any]] = []
@@ -165,7 +169,11 @@ class Monitor(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, log, and raise the alarm."""
         assert isinstance(pl_module, SelfSupervised)
-        if (trainer.current_epoch + 1) % self.every_n_epochs:
+        epochs = math.ceil(pl_module.total_steps / pl_module.steps_per_epoch)
+        every = self.every_n_epochs
+        every = max(1, epochs // 20) if isinstance(every, str) else every
+        number = trainer.current_epoch + 1
+        if number % every and number < epochs:
             return
         for name, network in pl_module.networks.items():
             # Rank 0's numbers count: all ranks must agree on which checkpoint is best.
