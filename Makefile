@@ -8,7 +8,7 @@ ARGS ?=
 # Tests side by side; stragglers are handed over to whoever is free.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup train test test-all lint format ablation bench bench-gpu docs wheel-test lock clean
+.PHONY: help setup train test test-all lint format ablation bench gpu docs wheel-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,11 +59,8 @@ bench: .venv/.ready  ## speed beside torchvision, kornia and lightly, folders, s
 	$(BIN)/python benchmarks/folders.py --sizes 1000 10000
 	$(BIN)/python benchmarks/startup.py --rounds 3
 
-bench-gpu: .venv/.ready  ## the training step and its levers on a GPU: images/s, TFLOP/s, memory, parts
-	for batch in 512 1024; do \
-		$(BIN)/python benchmarks/step.py --device cuda --model resnet18 --batch $$batch --compile $(ARGS) || exit 1; \
-	done
-	$(BIN)/python benchmarks/levers.py --device cuda --model resnet18 --batch 512 --images 51200 --compile
+gpu: .venv/.ready  ## everything about this machine's GPU in ten minutes; a second call goes on
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 docs: .venv/.ready  ## the documentation site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

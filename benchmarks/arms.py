@@ -16,7 +16,7 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,8 +139,8 @@ def autocast(spec: Spec) -> Any:
     return torch.autocast(spec.device, torch.bfloat16, enabled=spec.precision == "bf16-mixed")
 
 
-def bare(spec: Spec) -> None:
-    """Our step in a plain loop: what Lightning and logging add is the difference to `ours`."""
+def plain_loop(spec: Spec) -> tuple[int, Callable[[int], None]]:
+    """Steps of an epoch, and what trains for one, given its number: no Lightning, no logging."""
     import torch
 
     from pnp.data.loader import Loader
@@ -160,14 +160,12 @@ def bare(spec: Spec) -> None:
     )
     module.trainer = state  # pyright: ignore[reportAttributeAccessIssue]
     module.log_every = 10**9
-    for epoch in range(spec.rounds + 1):
-        wait()
-        synchronize(spec.device)
-        started = time.perf_counter()
-        state.current_epoch = epoch
-        for number, batch in enumerate(loader):
+
+    def epoch(number: int) -> None:
+        state.current_epoch = number
+        for index, batch in enumerate(loader):
             with autocast(spec):
-                loss = module.training_step(batch, number)["loss"]
+                loss = module.training_step(batch, index)["loss"]
             module.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -175,8 +173,20 @@ def bare(spec: Spec) -> None:
             if module.teacher is not None:
                 module.teacher.update(module.student, state.global_step, total)
             state.global_step += 1
+
+    return len(loader), epoch
+
+
+def bare(spec: Spec) -> None:
+    """Our step in a plain loop: what Lightning and logging add is the difference to `ours`."""
+    steps, epoch = plain_loop(spec)
+    for number in range(spec.rounds + 1):
+        wait()
         synchronize(spec.device)
-        tell(facts(spec.device, time.perf_counter() - started, len(loader) * spec.batch))
+        started = time.perf_counter()
+        epoch(number)
+        synchronize(spec.device)
+        tell(facts(spec.device, time.perf_counter() - started, steps * spec.batch))
 
 
 def lightly(spec: Spec) -> None:

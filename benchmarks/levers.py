@@ -50,7 +50,8 @@ def levers(base: Spec, *, bf16: bool, compiled: bool) -> dict[str, Spec]:
     if bf16:
         arms["trainer.precision=32-true"] = replace(base, precision="32-true")
     if gpu:
-        arms["data.resident=false"] = changed("data.resident=false")
+        for word in ("data.resident=false", "trainer.benchmark=true"):
+            arms[word] = changed(word)
     else:
         arms["freed memory given back"] = replace(base, keep_memory=False)
         if base.threads > 1:

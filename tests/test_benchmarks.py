@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-HELPERS = ("memory", "timing", "rival", "stable")  # no commands of their own
+# No commands of their own.
+HELPERS = (
+    "memory", "timing", "rival", "stable", "gpu_parity", "gpu_stages", "gpu_steps", "gpu_table",
+)  # fmt: skip
 COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in HELPERS)
 
 
@@ -39,7 +42,7 @@ def test_a_benchmark_explains_itself(name, load, monkeypatch, capsys):
 
 def test_every_benchmark_is_a_command_or_a_known_helper():
     assert {*COMMANDS, *HELPERS} == {path.stem for path in FOLDER.glob("*.py")}
-    assert {"views", "step", "levers", "growth", "folders", "startup"} <= {*COMMANDS}
+    assert {"views", "step", "levers", "growth", "folders", "startup", "gpu"} <= {*COMMANDS}
 
 
 def test_a_ratio_pairs_the_rounds(load):

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pnp.backbones import backbone
 from pnp.errors import UserError
@@ -201,6 +202,37 @@ def test_every_optimizer_lowers_a_loss_and_ends_at_its_floor(name):
         schedule.step()
     assert last.item() < first
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_lars_moves_all_parameters_at_once_to_the_same_place():
+    class Launches(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += not func.is_view
+            return func(*args, **(kwargs or {}))
+
+    nets = [nn.Sequential(*(nn.Linear(4, 4) for _ in range(9))) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    states, launches = [], []
+    for net, together in zip(nets, (False, True), strict=True):  # True: timm's choice on a GPU
+        optim = Optim(name="lars", lr=0.3, weight_decay=1e-2)
+        optimizer, _ = optim.build(net, global_batch=256, total_steps=9, steps_per_epoch=3)
+        for group in optimizer.param_groups:
+            assert group["foreach"] is None
+            group["foreach"] = together
+        for step in range(3):
+            for number, p in enumerate(net.parameters()):
+                p.grad = torch.sin(p.detach() * (number + 1) + step)
+            with Launches() as seen:
+                optimizer.step()
+        states.append(optimizer.state_dict()["state"])
+        launches.append(seen.count)
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(states[0], states[1])
+    assert {name for state in states[1].values() for name in state} == {"momentum_buffer"}
+    assert launches[1] <= 25 < 100 < launches[0]
 
 
 def test_a_wrong_optimizer_option_is_an_error():
