@@ -22,6 +22,7 @@ MOVED = {"objective.global_batch": "method.global_batch"}
 
 # Keys of later versions, with the value that earlier ones had as a constant.
 ADDED = {
+    "data.votes": None,
     "objective.t": 2.0,
     "objective.beta": 1.0,
     "objective.temperature": 0.2,
@@ -104,7 +105,8 @@ def original(config: Mapping[str, Any]) -> dict[str, Any]:
             flat.pop(place, None)
     ours = flat.get("objective._target_") == "pnp.objectives.PNP"
     for key, constant in ADDED.items():
-        if (ours or not key.startswith("objective.")) and flat.get(key) == constant:
+        known = ours or not key.startswith("objective.")
+        if known and key in flat and flat[key] == constant:
             del flat[key]
     for key, (value, earlier) in ALIKE.items():
         if flat.get(key) == value:

@@ -69,6 +69,8 @@ class DataModule(L.LightningDataModule):
         resident_limit_gb: memory that all splits together may take, in 10⁹ bytes.
         num_workers: processes that decode files that are not resident; 0 decodes in threads of
             this one; None chooses by the number of cores, 0 where training needs them itself.
+        votes: csv with the answers of several annotators for the images of a folder
+            (`pnp.data.votes`): concepts then ask one of them, drawn per image.
         cache: convert a folder of images once into a memory-mapped array and read that.
         cache_dir: where such arrays are kept; None means `.pnp-cache` in `root`.
         on_corrupt: "error" stops at an unreadable file, "skip" leaves it out and names it.
@@ -100,6 +102,7 @@ class DataModule(L.LightningDataModule):
         resident: str | bool = "auto",
         resident_limit_gb: float = 4.0,
         num_workers: int | None = None,
+        votes: str | None = None,
         cache: bool = False,
         cache_dir: str | None = None,
         on_corrupt: str = "error",
@@ -143,7 +146,9 @@ class DataModule(L.LightningDataModule):
         self._channels = choice("data.channels", channels, (None, "auto"))
         self._size, self._max_images, self._num_workers = size, max_images, num_workers
         self._skip_corrupt = on_corrupt == "skip"
-        self._cache, self._cache_dir = cache, cache_dir
+        self._cache, self._cache_dir, self._votes = cache, cache_dir, votes
+        if votes is not None and (dataset != "image_folder" or labels == "none"):
+            raise UserError("data.votes goes with data=image_folder and data.labels=auto.")
         self._n_train, self._k, self._c = n_train, concept_k, concept_c
         self._images = images
         self.arrays: dict[str, ImageSet] | None = None  # of `from_arrays`
@@ -458,6 +463,7 @@ class DataModule(L.LightningDataModule):
             self._size,
             labelled=self.labels == "auto",
             labels=None if self.labels in ("auto", "none") else self.labels,
+            votes=self._votes,
             cache=where if self._cache else None,
             skip_corrupt=self._skip_corrupt,
         )

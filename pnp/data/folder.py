@@ -15,6 +15,7 @@ from pnp.data.files import FolderImages, contents, readable
 from pnp.data.imageset import ImageSet, concatenate
 from pnp.data.layout import in_order, part_folders, read_labels, usual_size
 from pnp.data.names import Names
+from pnp.data.votes import read_votes
 from pnp.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def parts(
     *,
     labelled: bool = True,
     labels: str | Path | None = None,
+    votes: str | Path | None = None,
     cache: str | Path | None = None,
     skip_corrupt: bool = False,
 ) -> dict[str, ImageSet]:
@@ -45,11 +47,13 @@ def parts(
         size: side in pixels of the decoded squares; None takes the usual one of the files.
         labelled: False ignores class folders.
         labels: csv of labels, in place of class folders; see `pnp.data.layout.read_labels`.
+        votes: csv with the answers of several annotators, see `pnp.data.votes`.
         cache: folder of memory-mapped arrays to read the images from; None decodes the files.
         skip_corrupt: leave unreadable files out.
 
     Raises:
-        UserError: no folder, no images, or parts that disagree about the classes or lack train.
+        UserError: no folder, no images, parts that disagree about the classes or lack train, or votes
+            that do not fit the images.
     """
     if root is None:
         raise UserError(f"data.root is not set: give data.root=ROOT. Expected: {LAYOUTS}.")
@@ -82,7 +86,10 @@ def parts(
     for part, found in files.items():
         images = FolderImages(root, Names(found), size)
         labelling = torch.tensor([number[word] for word in words[part]]) if classes else None
-        sets[part] = ImageSet(name=part, images=images, labels=labelling, classes=shown)
+        answers = None if votes is None else read_votes(votes, found, shown)
+        sets[part] = ImageSet(
+            name=part, images=images, labels=labelling, classes=shown, votes=answers
+        )
     if cache is not None:
         return _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
     if skip_corrupt:  # before anything is dealt: splits are those of the images that are used
@@ -110,9 +117,11 @@ def _from_cache(
     for part, old in sets.items():
         mine = place[start : start + len(old)]
         start += len(old)
-        mine, read = mine[mine >= 0], mine >= 0
-        labels = None if old.labels is None else old.labels[read]
-        found[part] = replace(old, images=images.subset(mine), labels=labels, content=content[mine])
+        read = (mine >= 0).nonzero().flatten()
+        place_of = mine[read]
+        found[part] = replace(
+            old.subset(read), images=images.subset(place_of), content=content[place_of]
+        )
     return found
 
 

@@ -12,7 +12,7 @@ from pnp.data.files import FolderImages
 from pnp.data.names import ENCODING, ODD
 from pnp.errors import UserError
 
-PER_IMAGE = ("labels", "eta", "concept", "latent", "content")
+PER_IMAGE = ("labels", "eta", "concept", "latent", "content", "votes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +28,7 @@ class ImageSet:
         concept: one draw of Y ~ Bernoulli(eta), 0 or 1, where eta is known.
         latent: the quantity u that eta is a function of.
         content: hash of each image's file, see `pnp.data.files.contents`.
+        votes: the classes that k annotators gave, where they are known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ImageSet:
     concept: Int64[Tensor, "n"] | None = None
     latent: Float64[Tensor, "n"] | None = None
     content: Int64[Tensor, "n"] | None = None
+    votes: Int64[Tensor, "n k"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,6 +91,8 @@ class ImageSet:
             sha.update(_bytes(self.images))
         for key, value in (("labels", self.labels), ("concept", self.concept)):
             sha.update(key.encode() if value is None else _bytes(value))
+        if self.votes is not None:  # absent from the digests of sets without them
+            sha.update(_bytes(self.votes))
         return sha.hexdigest()[:16]
 
     def content_digest(self) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from pnp.band.concepts import Concept, metric_names, parse_concepts
@@ -65,6 +66,9 @@ Bands = Mapping[str, Mapping[str, ConceptBand]]
 def concept_targets(data: DataModule, concepts: Mapping[str, Any] | None, seed: int = 0) -> Targets:
     """Targets for the data set's own concept (`ambiguous`: lobed) and those of the config.
 
+    Where images carry votes, Y is the answer of one annotator, drawn per image, and η is estimated
+    by the share of P among the others; images count if both exist.
+
     Args:
         data: the data set.
         concepts: `{name: labels}` or as in `parse_concepts`; None means every class against the
@@ -92,15 +96,45 @@ def concept_targets(data: DataModule, concepts: Mapping[str, Any] | None, seed: 
             keep = torch.ones(len(images), dtype=torch.bool)
             columns.append((images.concept, keep, images.eta))
         for concept in named.values():
-            assert images.labels is not None
-            y, eta, keep = concept.assign(images.labels.numpy(), seed=seed * len(SPLITS) + place)
-            eta = eta if concept.ambiguous else np.full(len(images), np.nan)
+            draw = seed * len(SPLITS) + place
+            if images.votes is not None:
+                y, eta, keep = votes_targets(concept, images.votes.numpy(), draw)
+            else:
+                assert images.labels is not None
+                y, eta, keep = concept.assign(images.labels.numpy(), seed=draw)
+                eta = eta if concept.ambiguous else np.full(len(images), np.nan)
             columns.append(
                 (torch.from_numpy(y).clamp_min(0), torch.from_numpy(keep), torch.from_numpy(eta))
             )
         y, keep, eta = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
         targets.y[split], targets.keep[split], targets.eta[split] = y.float(), keep, eta.double()
     return targets
+
+
+def votes_targets(
+    concept: Concept, votes: Int64[np.ndarray, "n k"], seed: int
+) -> tuple[Int8[np.ndarray, " n"], Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """The answer of one annotator, drawn per image; the share of P among the others; who counts.
+
+    The share of the others is an unbiased estimate of η = Pr(P | image) and independent of the
+    answer given the image. With few votes it lies further from the middle than η, so that the
+    oracle band made of it is a lower bound of the irreducible one.
+
+    Args:
+        concept: of the classes.
+        votes: classes given by k annotators.
+        seed: of the draw.
+    """
+    n, k = votes.shape
+    answers = [concept.assign(votes[:, j], seed=seed * (k + 1) + j) for j in range(k)]
+    y, eta, keep = (np.stack(column, axis=1) for column in zip(*answers, strict=True))
+    asked = np.random.default_rng(seed * (k + 1) + k).integers(k, size=n)
+    others = keep & (np.arange(k) != asked[:, None])
+    count = others.sum(1)
+    share = np.where(others, eta, 0.0).sum(1) / np.maximum(count, 1)
+    rows = np.arange(n)
+    counts = keep[rows, asked] & ((count > 0) | (k == 1))
+    return y[rows, asked], np.where(count > 0, share, np.nan), counts
 
 
 def concept_bands(
