@@ -49,7 +49,7 @@ def load_decider(path: Any) -> "Decider":
     `.guarantee`.
 
     Args:
-        path: the folder.
+        path: the folder, or `hub:USER/NAME` for one on the Hugging Face Hub.
 
     Raises:
         pnp.errors.UserError: not a decider, or a damaged one.

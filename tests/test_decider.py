@@ -354,6 +354,73 @@ def test_budgets_of_a_decider_hold_in_every_group_of_a_column(made, tmp_path, ca
         refit(made, tmp_path, "groups=label", "budget=answered", **where)
 
 
+# ---- sharing -------------------------------------------------------------------------------------
+
+
+def share(*overrides):
+    from pnp.cli.export import export
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return export(hydra_compose("export", list(map(str, overrides))))
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_onnxruntime_gives_the_scores_and_the_regions_of_torch(made, tmp_path, crossed):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    runtime = pytest.importorskip("onnxruntime")
+    budgets = {"max_fp": 0.4, "max_fn": 0.4} if crossed else {}
+    out = refit(made, tmp_path, **budgets)
+    assert share(f"decider={out}", "onnx=true") == out
+    decider = pnp.load_decider(out)  # model.onnx is no foreign file
+    assert decider.thresholds.crossed == crossed
+    session = runtime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    pixels = decider.reader().batch(made / "images")
+    score, region = session.run(None, {"images": (pixels.float() / 255).numpy()})
+    assert [o.name for o in session.get_outputs()] == ["score", "region"]
+    answers = decider(made / "images")
+    np.testing.assert_allclose(score, answers.scores, atol=1e-4)
+    sure = answers.margins > 1e-4
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(region[sure], answers.regions[sure])
+    assert set(region.tolist()) == ({0, 1} if crossed else {-1, 0, 1})
+    assert session.run(None, {"images": (pixels[:1].float() / 255).numpy()})[0].shape == (1,)
+    assert refit(made, tmp_path) == out
+    assert not (out / "model.onnx").exists()  # of the old thresholds
+
+
+def test_a_decider_goes_to_the_hub_and_comes_back_like_an_export(made, tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    sent, asked = {}, []
+
+    class Api:
+        def create_repo(self, name, private, exist_ok):
+            return f"https://hub/{name}"
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            sent[repo_id] = shutil.copytree(folder_path, tmp_path / "there")
+
+    def snapshot(name, allow_patterns):
+        asked.extend(allow_patterns)
+        return str(sent[name])
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    out = Path(shutil.copytree(made / "decider", tmp_path / "decider"))
+    share(f"decider={out}", "hub=ada/red")
+    decider = pnp.load_decider("hub:ada/red")
+    assert decider(made / "images").words == pnp.load_decider(out)(made / "images").words
+    assert {file.name for file in out.iterdir()} <= set(asked)
+    assert 'pnp.load_decider("hub:ada/red")' in (out / "README.md").read_text()
+    for more, message in (
+        ("network=student", "network= has no effect with decider="),
+        ("run=RUN", "got run and decider"),
+        ("hub=red", "expected USER/NAME"),
+    ):
+        with pytest.raises(UserError, match=message):
+            share(f"decider={out}", more)
+
+
 # ---- labels and parts ----------------------------------------------------------------------------
 
 

@@ -330,7 +330,7 @@ def test_a_run_directory_is_not_yet_an_export(run, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "exactly one of run=DIR, ckpt=FILE; got none"),
+        ([], "exactly one of run=DIR, ckpt=FILE, decider=DIR; got none"),
         (["run=a", "ckpt=b"], "got run and ckpt"),
         (["run=/nowhere"], "found no checkpoint at /nowhere"),
         (["run=RUN", "network=projector"], "is unknown; choose from student, teacher"),

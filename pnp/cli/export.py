@@ -1,4 +1,4 @@
-"""`pnp-export`: the backbone of a run as a folder to share, or on the Hugging Face Hub."""
+"""`pnp-export`: a backbone or a decider as a folder to share, or on the Hugging Face Hub."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,9 @@ from pnp.errors import UserError
 
 
 def export(cfg: Any) -> Path:
-    """Write the backbone of a run or a checkpoint, with its normalisation and its model card.
+    """Write the backbone of a run or a checkpoint with its normalisation and its model card.
+
+    A decider is a folder already: it gets a `model.onnx`, or goes to the Hub.
 
     Args:
         cfg: a composed `conf/export.yaml`.
@@ -19,24 +21,29 @@ def export(cfg: Any) -> Path:
         UserError: nothing or more than one thing to export, a network that the run does not have,
             data other than the run's, or a folder that contains something else.
     """
+    from pnp.export import hub
     from pnp.runs.config import plain
 
     config = plain(cfg)
-    given = [key for key in ("run", "ckpt") if config[key]]
+    given = [key for key in ("run", "ckpt", "decider") if config[key]]
     if len(given) != 1:
         raise UserError(
-            f"give exactly one of run=DIR, ckpt=FILE; got {' and '.join(given) or 'none'}."
+            "give exactly one of run=DIR, ckpt=FILE, decider=DIR; got "
+            f"{' and '.join(given) or 'none'}."
         )
     from pnp import files, plugins
-    from pnp.export import card, hub
+    from pnp.export import card
+
+    plugins.allow(config["plugins"])
+    if config["hub"] is not None:
+        hub.check_name(str(config["hub"]))
+    if given == ["decider"]:
+        return _share_decider(config)
     from pnp.export.folder import refuse_foreign, save
     from pnp.runs import directory, reopen
 
-    plugins.allow(config["plugins"])
     file = directory.find_checkpoint(config[given[0]], given[0])
     folder = Path(config["run"]) if config["run"] else None
-    if config["hub"] is not None:
-        hub.check_name(str(config["hub"]))
     out = Path(config["out"] or (folder / "export" if folder else f"{file.with_suffix('')}_export"))
     refuse_foreign(out)
     run = reopen.open_run(file)
@@ -57,6 +64,28 @@ def export(cfg: Any) -> Path:
     if config["hub"]:
         print(f"uploaded to {hub.upload(out, str(config['hub']), private=config['private'])}")
     return out
+
+
+def _share_decider(config: dict[str, Any]) -> Path:
+    """Add what others need to the folder of a decider, and upload it."""
+    from pnp.decider import card, folder
+    from pnp.export import hub
+    from pnp.files import write_text
+
+    for key in ("network", "out", "license"):
+        if config[key] is not None:
+            raise UserError(f"{key}= has no effect with decider=: its folder is written already.")
+    place = Path(config["decider"])
+    decider = folder.read(place)
+    if config["onnx"]:
+        folder.add_onnx(place)
+        print(f"wrote {place / 'model.onnx'}: images to score and region (1 P, 0 notP, -1 band)")
+    if config["hub"]:
+        name = str(config["hub"])
+        write_text(place / "README.md", card.write(decider, f"hub:{name}"))
+        print(f"uploaded to {hub.upload(place, name, private=config['private'])}; load it with:")
+        print(f'  decider = pnp.load_decider("hub:{name}")')
+    return place
 
 
 def _size(file: Path) -> str:

@@ -52,8 +52,8 @@ def parts(
         skip_corrupt: leave unreadable files out.
 
     Raises:
-        UserError: no folder, no images, parts that disagree about the classes or lack train, or votes
-            that do not fit the images.
+        UserError: no folder, no images, parts that disagree about the classes or lack train, or
+            votes that do not fit the images.
     """
     if root is None:
         raise UserError(f"data.root is not set: give data.root=ROOT. Expected: {LAYOUTS}.")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int8, UInt8
-from torch import Tensor
+from jaxtyping import Float, Float64, Int8, Int64, UInt8
+from torch import Tensor, nn
 
 from pnp.decider.images import Reader
 from pnp.errors import UserError
@@ -144,6 +144,30 @@ class Decider:
                 f"{bad[0]}). The encoder is damaged or in too low a precision."
             )
         return self.decide(scores, tuple(reader.notes))
+
+
+class Scorer(nn.Module):
+    """A decider as one module for other runtimes: images to scores and regions.
+
+    Args:
+        decider: on the CPU.
+    """
+
+    weight: Tensor
+
+    def __init__(self, decider: Decider) -> None:
+        super().__init__()
+        self.encoder, self.bias, self.cut = decider.encoder, decider.bias, decider.thresholds
+        self.register_buffer("weight", decider.weight)
+
+    def forward(
+        self, images: Float[Tensor, "n c s s"]
+    ) -> tuple[Float64[Tensor, " n"], Int64[Tensor, " n"]]:
+        """Logits of P, and 1 for P, 0 for ¬P, −1 for uncertain (NaN too)."""
+        score = self.encoder(images).double() @ self.weight + self.bias
+        in_p = score >= self.cut.t_hi if self.cut.crossed else score > self.cut.t_hi
+        region = torch.where(score < self.cut.t_lo, 0, -1)
+        return score, torch.where(in_p, 1, region)
 
 
 @torch.no_grad()

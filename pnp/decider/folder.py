@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from pnp.decider.decider import Decider
+from pnp.decider.decider import Decider, Scorer
 from pnp.errors import UserError
 from pnp.export import encoder as exported
-from pnp.export.folder import CARD, save
-from pnp.files import read_json, write_json
+from pnp.export.folder import CARD, ONNX, save, save_onnx
+from pnp.files import read_json, replacing, write_json
 
 FORMAT, VERSION = "pnp-decider", 1
 FACTS, HEAD, REFERENCE = "decider.json", "head.safetensors", "reference.safetensors"
-FILES = (exported.CONFIG, exported.WEIGHTS, CARD, FACTS, HEAD, REFERENCE)
+FILES = (exported.CONFIG, exported.WEIGHTS, CARD, FACTS, HEAD, REFERENCE, ONNX)
 SECTIONS = ("files", "thresholds", "budgets", "concept", "shares", "parts", "measured")
 TENSORS = (exported.WEIGHTS, HEAD, REFERENCE)
 
@@ -75,7 +75,7 @@ def write(
 
 
 def read(path: str | Path) -> Decider:
-    """Load a decider.
+    """Load a decider from a folder, or from `hub:USER/NAME`.
 
     Raises:
         UserError: no decider, one of another format version, or a damaged one.
@@ -83,7 +83,7 @@ def read(path: str | Path) -> Decider:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(path).expanduser()
+    folder = exported.local(path, FILES)
     facts = _facts(folder)
     missing = [name for name in TENSORS if not (folder / name).is_file()]
     if missing:
@@ -106,6 +106,20 @@ def read(path: str | Path) -> Decider:
         raise UserError(
             f"{folder} is damaged ({type(error).__name__}: {error}): fit it again."
         ) from error
+
+
+def add_onnx(folder: Path) -> None:
+    """Write `model.onnx` into the folder of a decider: `images` to `score` and `region`.
+
+    Raises:
+        UserError: as `read` and `save_onnx`.
+    """
+    decider = read(folder)
+    net = decider.encoder.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    with replacing(folder / ONNX) as part:
+        save_onnx(
+            Scorer(decider).eval(), part, (net.channels, net.size, net.size), ("score", "region")
+        )
 
 
 def refuse_foreign(out: Path) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from pnp.console import printable
 from pnp.decider import page
 from pnp.decider.apply import Judged, judge
-from pnp.decider.decider import Decider
+from pnp.decider.decider import Decider, Thresholds
 from pnp.decider.labels import Shares
 from pnp.errors import UserError, number, whole
 from pnp.files import replacing, write_text
@@ -63,7 +63,9 @@ def choose(
     pools = {name: rows[parts == name] for name in ("calibration", "head")}
     count = min(round(n * random), len(pools["calibration"]))
     drawn = np.random.default_rng(seed).permutation(pools["calibration"])[:count]
-    chosen = _informative(decider, judged, pools["head"], min(n - round(n * random), n))
+    pool = pools["head"]
+    scores, points = judged.answers.scores[pool], judged.projected[pool, 1:]
+    chosen = pool[informative(scores, points, decider.thresholds, n - round(n * random))]
     columns = decider.facts.get("columns") or {}
     column, groups = columns.get("label") or "label", columns.get("groups")
     _write(judged, drawn, chosen, out, [column, *([groups] if groups else [])])
@@ -97,24 +99,30 @@ def choose(
 LISTED = 96
 
 
-def _informative(
-    decider: Decider, judged: Judged, pool: Int64[np.ndarray, " m"], n: int
+def informative(
+    scores: Float[np.ndarray, " m"],
+    points: Float[np.ndarray, "m d"],
+    thresholds: Thresholds,
+    n: int,
 ) -> Int64[np.ndarray, " k"]:
-    """Band first, nearest the thresholds' middle beyond it, spread over feature space."""
-    if not len(pool) or n < 1:
-        return pool[:0]
-    answers, cut = judged.answers, decider.thresholds
-    finite = [t for t in (cut.t_lo, cut.t_hi) if np.isfinite(t)]
-    middle = float(np.mean(finite)) if finite else 0.0
-    distance = np.abs(answers.scores[pool] - middle)
-    inside = answers.regions[pool] == -1
+    """Places of up to n images: band first, then nearest to its middle, spread over the points.
+
+    Args:
+        scores: of the images to choose from.
+        points: their features along a few axes.
+        thresholds: that the band lies between.
+        n: images to choose.
+    """
+    if not len(scores) or n < 1:
+        return np.empty(0, np.int64)
+    finite = [t for t in (thresholds.t_lo, thresholds.t_hi) if np.isfinite(t)]
+    distance = np.abs(scores - (np.mean(finite) if finite else 0.0))
+    inside = thresholds.regions(scores) == -1
     order = np.lexsort((distance, ~inside))  # the band, then outwards
     # Four candidates for each place keep the choice near the band and leave room for diversity.
-    most = max(n, min(4 * n, int(inside.sum())))
-    candidates = pool[order[:most]]
-    features = judged.projected[candidates, 1:]
-    scale = features.std(0)
-    return candidates[spread(features / np.where(scale > 0, scale, 1.0), n)]
+    candidates = order[: max(n, min(4 * n, int(inside.sum())))]
+    scale = points[candidates].std(0)
+    return candidates[spread(points[candidates] / np.where(scale > 0, scale, 1.0), n)]
 
 
 def spread(points: Float[np.ndarray, "m d"], n: int) -> Int64[np.ndarray, " k"]:

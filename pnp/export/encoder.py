@@ -104,7 +104,7 @@ def load(path: str | Path) -> Encoder:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = _download(path[4:]) if isinstance(path, str) and path[:4] == "hub:" else Path(path)
+    folder = local(path, (CONFIG, WEIGHTS))
     config = read_config(folder)
     try:
         given = config["input"]
@@ -152,10 +152,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _download(name: str) -> Path:
+def local(path: str | Path, files: Sequence[str]) -> Path:
+    """The folder `path`; of `hub:USER/NAME` the folder that these files were downloaded to.
+
+    Raises:
+        UserError: the Hugging Face Hub refuses or cannot be reached.
+    """
+    if not str(path).startswith("hub:"):
+        return Path(path).expanduser()
     from huggingface_hub import snapshot_download
 
+    name = str(path).removeprefix("hub:")
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # no network, no such repository, no right to read it
         raise UserError(f"cannot load {name} from the Hugging Face Hub: {error}") from error

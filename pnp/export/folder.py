@@ -7,12 +7,13 @@ The folder holds `model.safetensors` (the backbone's own state dict), `config.js
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pnp import files
 from pnp.errors import UserError
@@ -69,15 +70,24 @@ def save(
         # safetensors lets the owner alone read; the folder is there to be shared.
         (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)
         if onnx:
-            save_onnx(net, part / ONNX)
+            save_onnx(net, part / ONNX, (net.channels, net.size, net.size))
     return out
 
 
-def save_onnx(net: Encoder, file: Path) -> float:
-    """Write the network as ONNX: `images` (N, C, S, S), floats in [0, 1], to `features` (N, dim).
+def save_onnx(
+    net: nn.Module, file: Path, shape: Sequence[int], outputs: Sequence[str] = ("features",)
+) -> float:
+    """Write a network as ONNX: `images` (N, C, S, S), floats in [0, 1], to its outputs.
+
+    Args:
+        net: the network, on the CPU.
+        file: to write.
+        shape: (C, S, S).
+        outputs: names of what the network returns.
 
     Returns:
-        The largest difference between onnxruntime and torch, relative to the largest feature.
+        The largest difference between onnxruntime and torch in the first output, relative to its
+        largest value.
 
     Raises:
         UserError: onnx, onnxscript or onnxruntime are missing, torch cannot convert the network, or
@@ -93,7 +103,7 @@ def save_onnx(net: Encoder, file: Path) -> float:
         ) from error
     for chatty in ("onnxscript", "onnx_ir", "torch.onnx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    images = torch.rand(3, net.channels, net.size, net.size)
+    images = torch.rand(3, *shape)
     try:
         torch.onnx.export(
             net,
@@ -103,20 +113,21 @@ def save_onnx(net: Encoder, file: Path) -> float:
             external_data=False,
             verbose=False,
             input_names=["images"],
-            output_names=["features"],
+            output_names=list(outputs),
             dynamic_shapes={"images": {0: torch.export.Dim("n")}},
         )
     except Exception as error:  # the exporter has many ways to fail; all mean this
-        raise UserError(f"torch cannot convert this backbone to ONNX: {error}") from error
+        raise UserError(f"torch cannot convert this network to ONNX: {error}") from error
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     computed = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     with torch.no_grad():
         expected = net(images)
+    expected = expected if isinstance(expected, Tensor) else expected[0]
     difference = float((computed - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not difference < 1e-3:
         raise UserError(
-            f"onnxruntime computes other features than torch (by {difference:.1e} of the largest): "
-            "do not use ONNX with this backbone."
+            f"onnxruntime computes other {outputs[0]} than torch (by {difference:.1e} of the "
+            "largest): do not use ONNX with this network."
         )
     return difference
 
