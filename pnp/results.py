@@ -213,6 +213,11 @@ class Metric:
     meaning: str = ""
     higher_is_better: bool | None = None
 
+    @property
+    def title(self) -> str:
+        """The heading above numbers in percent, or plain ones."""
+        return f"{self.heading}, %" if self.unit == "share" else self.heading
+
 
 METRICS = {
     # Probes on frozen features.

@@ -19,6 +19,7 @@ from pnp.errors import UserError
 from pnp.report import compare_runs, read_run, write_report
 from pnp.report.charts import summarise
 from pnp.report.multiples import draw
+from pnp.report.single import reasons, summary
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -106,8 +107,8 @@ def test_the_final_table_puts_networks_beside_references_with_intervals(tmp_path
     html, _ = parse(write_report(make_run(tmp_path / "run")))
     text = re.sub(r"<[^>]+>|\s+", " ", html[html.index('id="final"') : html.index("</table>")])
     text = re.sub(r"\s+", " ", text)
-    assert "the teacher 0.890 [0.883, 0.896] 0.862 the student – 0.840" in text
-    assert "raw pixels – 0.846 randomly initialised 0.835 –" in text
+    assert "the teacher 89.0 [88.3, 89.6] 86.2 the student – 84.0" in text
+    assert "raw pixels – 84.6 randomly initialised 83.5 –" in text
 
 
 def test_strings_from_a_run_are_shown_and_never_run(tmp_path):
@@ -188,10 +189,12 @@ def test_band_metrics_become_one_row_per_concept(tmp_path):
     html, _ = parse(write_report(make_run(tmp_path / "one", final=final)))
     table = html[html.index('id="bands"') :].split("</table>")[0]
     assert table.count('<th scope="row">') == 1  # no mean of a single concept
-    assert "[0.650, 0.690]" in table
+    assert "[65.0, 69.0]" in table
     final |= {"band/star/teacher/width": 0.2}
     html, _ = parse(write_report(make_run(tmp_path / "two", final=final)))
-    assert "mean of the concepts · teacher" in html
+    bands = html[html.index('id="bands"') :]
+    assert "certified bands of the teacher: from 20.0 % (“star”) to 67.0 % (“lobed”)." in bands
+    assert bands.index("mean of the concepts") < bands.index("lobed · teacher")
 
 
 def test_the_same_warning_is_said_once_with_all_it_is_about(tmp_path):
@@ -203,6 +206,40 @@ def test_the_same_warning_is_said_once_with_all_it_is_about(tmp_path):
     html, _ = parse(write_report(run))
     assert html.count("too few: add samples") == 1
     assert "all concepts (teacher, raw pixels)" in html
+
+
+@pytest.mark.parametrize(
+    ("final", "sentence"),
+    [
+        (
+            {"test/linear/student": 0.57, "test/linear/student/ci_low": 0.562}
+            | {"test/linear/student/ci_high": 0.578, "test/linear/teacher": 0.56}
+            | {"reference/pixels/linear": 0.446, "reference/random/linear": 0.369},
+            "Student: 57.0 % linear probe, 12.4 points above raw pixels and 20.1 points above the "
+            "untrained network; the teacher lags: 56.0 %.",
+        ),
+        (
+            {"test/knn/student": 0.5, "test/knn/student/ci_low": 0.4}
+            | {"test/knn/student/ci_high": 0.6, "reference/pixels/knn": 0.45},
+            "Student: 50.0 % kNN, not clearly different from raw pixels (45.0 %).",
+        ),
+        ({"test/views/network": 0.444}, "Network: 44.4 % matched views."),
+        ({"test/features/student/sigma": 1.0}, ""),
+    ],
+)
+def test_the_page_of_a_run_begins_with_what_it_achieved(tmp_path, final, sentence):
+    choice = {"validation/linear/student": 0.6, "validation/linear/teacher": 0.5}
+    run = read_run(make_run(tmp_path / "run", final=choice | final))
+    assert summary(run) == sentence
+    html, _ = parse(write_report(run.path))
+    assert ('<p class="summary">' in html) == bool(sentence)
+
+
+def test_alarms_and_gaps_of_one_reason_are_one_line_with_every_place():
+    pairs = [(f"too few: got {i}", f"class {i}") for i in range(16)] + [("tied: 3 %", "class 2")]
+    (few, places), tied = reasons(pairs)
+    assert (few, len(places)) == ("too few: got 0", 16)
+    assert tied == ("tied: 3 %", ["class 2"])
 
 
 def test_a_step_logged_again_after_a_resume_counts_once_and_half_a_last_row_is_ignored(tmp_path):

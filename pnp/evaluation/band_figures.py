@@ -43,7 +43,10 @@ def draw_bands(
         gaps: where pictures that cannot be drawn are noted.
     """
     own = bands[main]
-    concept, band = next(iter(own.items()))
+    # The first concept with a band and decided images, if any: others have nothing to show.
+    shares = {name: float((band.region == -1).mean()) for name, band in own.items()}
+    concept = next((name for name, share in shares.items() if 0 < share < 1), next(iter(own)))
+    band = own[concept]
     eta = None if test.eta is None else test.eta.numpy()[band.index]
     drawings: dict[str, Callable[[Path], str]] = {
         "band_width.svg": lambda file: draw_curves(file, bands),

@@ -24,7 +24,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "spread": spread}
+    environment.filters |= {"number": number, "spread": spread, "measure": measure}
     return environment
 
 
@@ -67,6 +67,17 @@ def number(value: float | None) -> str:
     if size >= 10:
         return f"{value:.1f}"
     return f"{value:.3f}" if size >= 0.001 or size == 0 else f"{value:.2g}"
+
+
+def measure(value: float, unit: str) -> str:
+    """A result in its unit: shares in percent, with a decimal where they carry one.
+
+    >>> measure(0.574, "share"), measure(0.0004, "share"), measure(59.2, "dimensions")
+    ('57.4', '0.04', '59.2')
+    """
+    if unit != "share" or not math.isfinite(value):
+        return number(value)
+    return f"{100 * value:.1f}" if abs(value) >= 0.01 or value == 0 else f"{100 * value:.1g}"
 
 
 def spread(std: float, mean: float) -> str:

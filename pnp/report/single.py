@@ -10,10 +10,21 @@ from pnp.errors import UserError
 from pnp.files import flatten, read_json
 from pnp.report.groups import text
 from pnp.report.multiples import Panel, panels
-from pnp.report.page import markdown_table, number, render, save
+from pnp.report.page import markdown_table, measure, render, save
 from pnp.report.reading import Run, read_run
-from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Row, describe, find
+from pnp.results import (
+    MEAN,
+    NETWORKS,
+    OWNERS,
+    REFERENCES,
+    Metric,
+    Row,
+    describe,
+    find,
+    main_network,
+)
 
+SHEETS = {"views", "band_images"}  # photographs: their colours stay in dark mode
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 # Of a band; metrics.json holds the others.
 BAND_METRICS = (
@@ -32,19 +43,19 @@ SECTIONS = {
 
 
 class Grid(NamedTuple):
-    """A table of results: columns (title, meaning) and rows (name, is a reference, cells)."""
+    """A table of results: the words of its columns and rows (name, is a reference, cells)."""
 
     heading: str
-    head: list[tuple[str, str]]
+    head: list[Metric]
     body: list[tuple[str, bool, list[Row | None]]]
 
 
 class Picture(NamedTuple):
-    """A picture as a data URI with its caption; a wide one takes a row of its own."""
+    """A picture as a data URI with its caption and CSS classes: `wide`, `sheet`."""
 
     uri: str
     caption: str
-    wide: bool
+    css: str
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -64,11 +75,15 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     page = render(
         "run.html",
         title=run_title(run),
+        summary=summary(run),
         run=run,
         path=str(run.path.resolve()),
         finals=final_grids(run.rows),
         bands=band_grids(run.rows),
+        band_range=band_range(run),
         band_alarms=band_alarms(run.bands),
+        alarms=reasons([alarm_words(alarm) for alarm in run.alarms]),
+        gaps=reasons([(str(reason), what) for what, reason in run.gaps.items()]),
         details=detail_grids(run.rows),
         rest=find(run.rows, kind="other"),
         sections=sections(run),
@@ -90,6 +105,92 @@ def run_title(run: Run) -> str:
     return "\N{NO-BREAK SPACE}· ".join(words) or run.path.resolve().name
 
 
+def main_owner(run: Run) -> str:
+    """The network that the run hands out: chosen on validation, else the first one judged."""
+    present = {row.owner for row in find(run.rows, data="", split="test")}
+    chosen = (run.facts.get("main") or main_network(run.rows) or {}).get("network")
+    return next((owner for owner in (chosen, *NETWORKS) if owner in present), "")
+
+
+def summary(run: Run) -> str:
+    """One sentence: what the main network reaches, against references and the other network."""
+    owner = main_owner(run)
+    probes = find(run.rows, kind="probe", data="", split="test")
+    for metric in ("linear", "knn", "views"):
+        rows = {row.owner: row for row in probes if row.metric == metric}
+        if owner in rows:
+            break
+    else:
+        return ""
+    words, own = describe(metric), rows[owner]
+    clear: list[str] = []
+    close: list[str] = []
+    for name, row in ((name, rows[name]) for name in REFERENCES if name in rows):
+        gap = 100 * (own.value - row.value)
+        place = "the untrained network" if name == "random" else OWNERS[name]
+        if own.low is not None and own.high is not None and own.low <= row.value <= own.high:
+            close.append(f"{place} ({measure(row.value, words.unit)} %)")
+        else:
+            clear.append(f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {place}")
+    parts = [" and ".join(clear)] if clear else []
+    parts += [f"not clearly different from {' or '.join(close)}"] if close else []
+    others = [rows[name] for name in NETWORKS if name in rows and name != owner]
+    ends = [
+        f"; the {o.owner}{' lags' if own.low is not None and o.value < own.low else ''}: "
+        f"{measure(o.value, words.unit)} %"
+        for o in others
+    ]
+    head = f"{owner.capitalize()}: {measure(own.value, words.unit)} % {words.heading}"
+    return ", ".join([head, *parts]) + "".join(ends) + "."
+
+
+def band_range(run: Run) -> str:
+    """One sentence: from which to which concept the certified bands of the main network go."""
+    rows = find(run.rows, kind="band", data="", owner=main_owner(run), metric="width")
+    rows = sorted((r for r in rows if r.concept != MEAN), key=lambda row: row.value)
+    if len(rows) < 2:
+        return ""
+    low, high = (f"{measure(row.value, 'share')} %" for row in (rows[0], rows[-1]))
+    span = f"from {low} (“{rows[0].concept}”) to {high} (“{rows[-1].concept}”)"
+    span = span if low != high else f"all {low}"
+    return f"{len(rows)} concepts; certified bands of the {rows[0].owner}: {span}."
+
+
+def band_alarms(bands: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Warnings of the bands' evaluation, one for each reason, and where they hold."""
+    names = {c: [OWNERS.get(o, str(o)) for o in answers] for c, answers in bands.items()}
+    pairs = [
+        (alarm, f"{concept} ({name})")
+        for concept, answers in bands.items()
+        for name, answer in zip(names[concept], answers.values(), strict=True)
+        for alarm in answer.get("alarms", [])
+    ]
+    everywhere = sum(map(len, names.values())) if len(bands) > 1 else 0
+    return [
+        (message, [f"all concepts ({', '.join(next(iter(names.values())))})"])
+        if len(places) == everywhere
+        else (message, places)
+        for message, places in reasons(pairs)
+    ]
+
+
+def alarm_words(alarm: dict[str, Any]) -> tuple[str, str]:
+    """Text of an alarm of training, and the network and step it is about."""
+    kind, message = alarm.get("kind", "alarm"), alarm.get("message", "")
+    places = [f"{key} {alarm[key]}" for key in ("step", "epoch") if key in alarm]
+    return f"{kind}: {message}", " ".join([str(alarm.get("network", "")), ", ".join(places)])
+
+
+def reasons(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """The first of all messages that begin alike, up to a colon, and all places it is about."""
+    grouped: dict[str, tuple[str, list[str]]] = {}
+    for message, place in pairs:
+        places = grouped.setdefault(message.partition(":")[0], (message, []))[1]
+        if (place := place.strip()) and place not in places:
+            places.append(place)
+    return list(grouped.values())
+
+
 def final_grids(rows: Sequence[Row], split: str = "test") -> list[Grid]:
     """Probes of networks and references, a table for each data set."""
     probes = find(rows, kind="probe", split=split)
@@ -100,15 +201,20 @@ def final_grids(rows: Sequence[Row], split: str = "test") -> list[Grid]:
 
 
 def band_grids(rows: Sequence[Row]) -> list[Grid]:
-    """Bands by concept and owner, a table for each data set; no mean of a single concept."""
+    """Bands by concept and owner for each data set; means of several concepts come first."""
     bands = [row for row in find(rows, kind="band") if row.metric in BAND_METRICS]
     bands.sort(key=lambda row: BAND_METRICS.index(row.metric))
     grids = []
     for data in dict.fromkeys(row.data for row in bands):
-        concepts = dict.fromkeys(r.concept for r in find(bands, data=data) if r.concept != MEAN)
-        shown = [*concepts, MEAN] if len(concepts) > 1 else list(concepts)
-        own = [row for concept in shown for row in find(bands, data=data, concept=concept)]
-        grids.append(_grid(data, own, _concept, lambda row: row.metric, by=shown))
+        own = find(bands, data=data)
+        concepts = list(dict.fromkeys(row.concept for row in own if row.concept != MEAN))
+        means = find(own, concept=MEAN)
+        if means and len(concepts) != 1:
+            grids.append(_grid(data, means, _owner, lambda row: row.metric, by=[MEAN]))
+            data = f"{data} every concept".strip()
+        own = [row for row in own if row.concept != MEAN]
+        if own:
+            grids.append(_grid(data, own, _concept, lambda row: row.metric, by=concepts))
     return grids
 
 
@@ -139,10 +245,9 @@ def _grid(
     table: dict[str, tuple[bool, dict[str, Row]]] = {}
     for row in sorted(rows, key=lambda row: (by.index(row.concept), owners.index(row.owner))):
         table.setdefault(line(row), (row.owner in REFERENCES, {}))[1][column(row)] = row
-    words = [describe(name) for name in columns]
     return Grid(
         heading,
-        [(metric.heading, metric.meaning) for metric in words],
+        [describe(name) for name in columns],
         [(name, grey, [r.get(c) for c in columns]) for name, (grey, r) in table.items()],
     )
 
@@ -152,27 +257,7 @@ def _owner(row: Row) -> str:
 
 
 def _concept(row: Row) -> str:
-    concept = "mean of the concepts" if row.concept == MEAN else row.concept
-    return f"{concept} · {OWNERS[row.owner]}"
-
-
-def band_alarms(bands: dict[str, Any]) -> list[tuple[str, str]]:
-    """Warnings of the bands' evaluation, each once, and the concepts and owners it is about."""
-    places: dict[str, dict[str, list[str]]] = {}
-    for concept, answers in bands.items():
-        for owner, answer in answers.items():
-            name = OWNERS.get(owner, str(owner))
-            for alarm in answer.get("alarms", []):
-                places.setdefault(alarm, {}).setdefault(concept, []).append(name)
-    grouped = []
-    for alarm, concepts in places.items():
-        owners = {tuple(names) for names in concepts.values()}
-        if len(owners) == 1 and len(concepts) == len(bands) > 1:
-            where = f"all concepts ({', '.join(owners.pop())})"
-        else:
-            where = "; ".join(f"{c} ({', '.join(names)})" for c, names in concepts.items())
-        grouped.append((alarm, where))
-    return grouped
+    return f"{row.concept} · {OWNERS[row.owner]}"
 
 
 def sections(run: Run) -> list[tuple[str, str, list[Panel]]]:
@@ -197,7 +282,8 @@ def pictures(folder: Path) -> list[Picture]:
             raise UserError(f"cannot read {files[stem]}: {error.strerror}") from error
         uri = f"data:{MIME[files[stem].suffix]};base64,{base64.b64encode(content).decode()}"
         caption = str(captions.get(stem, stem.replace("_", " ").capitalize()))
-        shown.append(Picture(uri, caption, _aspect(files[stem], content) > 2))
+        css = ("wide " * (_aspect(files[stem], content) > 2)) + "sheet" * (stem in SHEETS)
+        shown.append(Picture(uri, caption, css))
     return shown
 
 
@@ -218,14 +304,12 @@ def final_markdown(run_dir: Path) -> str:
         state = "No final table" if run.metrics is not None else "The run has not finished"
         return f"{state}; last step {run.last_step}."
 
-    def shown(row: Row | None) -> str:
-        interval = row is not None and row.low is not None and row.high is not None
-        ends = f" [{number(row.low)}, {number(row.high)}]" if row and interval else ""
-        return number(row.value if row else None) + ends
+    def shown(row: Row | None, unit: str) -> str:
+        if row is None:
+            return "–"
+        ends = [measure(end, unit) for end in (row.low, row.high) if end is not None]
+        return measure(row.value, unit) + (f" [{', '.join(ends)}]" if len(ends) > 1 else "")
 
-    metrics = dict.fromkeys(
-        row.metric for row in find(run.rows, kind="probe", split="test", data="")
-    )
-    return markdown_table(
-        ["", *metrics], [[name, *map(shown, cells)] for name, _, cells in grids[0].body]
-    )
+    head, units = zip(*((m.title, m.unit) for m in grids[0].head), strict=True)
+    body = [[name, *map(shown, cells, units)] for name, _, cells in grids[0].body]
+    return f"{summary(run)}\n\n{markdown_table(['', *head], body)}".lstrip()
