@@ -1,4 +1,4 @@
-"""Repulsion and covariance in closed form: value and gradient in one pass, by blocks of rows.
+"""Dispersion in closed form: value and gradient of a term together, by blocks of rows.
 
 Autograd of the plain formulas keeps every N×N (D×D) intermediate for its backward. Here the
 gradient, which is as large as z, is computed beside the value and kept instead; no block of the
@@ -10,7 +10,7 @@ summed over the processes in forward; backward needs no collective.
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,11 @@ def log_sum_exp(z: Tensor, temperature: float, own: slice | None, *, decoupled: 
 def covariance(z: Tensor, own: slice | None) -> Tensor:
     """Mean over v of (1/D) Σ_{d≠e} C_de²; its gradient is that of the images `own`."""
     return _Known.apply(z, *_covariance(z, own))  # pyright: ignore[reportReturnType]
+
+
+def coding_rate(z: Tensor, distortion: float, own: slice | None) -> Tensor:
+    """The value of `pnp.losses.coding_rate`; its gradient is that of the images `own`."""
+    return _Known.apply(z, *_coding_rate(z, distortion, own))  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()
@@ -208,4 +213,32 @@ def _covariance(z: Tensor, own: slice | None) -> tuple[Tensor, Tensor]:
             norm = gram.square_().sum()
             value += (norm if own is None else all_sum(norm)) - variances.square().sum()
     grad *= 4.0 / (dims * (images - 1) ** 0.5 * views)
+    return value / (dims * views), grad
+
+
+@torch.no_grad()
+def _coding_rate(z: Tensor, distortion: float, own: slice | None) -> tuple[Tensor, Tensor]:
+    """Value and gradient, with the smaller Gram matrix.
+
+    With a = D/(ε²N) and A = I + aZᵀZ the value is −log det(A)/(2D), the gradient −(a/D) ZA⁻¹. Where
+    N < D the same numbers come from B = I + aZZᵀ: det B = det A, and B⁻¹Z = ZA⁻¹.
+    """
+    views, images, dims = z.shape
+    scale, linalg = dims / (distortion * images), cast("Any", torch.linalg)
+    grad, value = torch.zeros_like(z), z.new_zeros(())
+    for view, out in zip(z, grad, strict=True):
+        mine = slice(None) if own is None else own
+        if dims <= images:
+            gram = view[mine].T @ view[mine]
+            gram = gram if own is None else all_sum(gram)
+        else:
+            gram = view @ view.T
+        gram.mul_(scale).diagonal().add_(1.0)
+        root = linalg.cholesky_ex(gram).L  # without the check, which waits for the device
+        value -= root.diagonal().log().sum()
+        if dims <= images:
+            out[mine] = torch.cholesky_solve(view[mine].T, root).T
+        else:
+            out[mine] = torch.cholesky_solve(view, root)[mine]
+    grad *= -scale / (dims * views)
     return value / (dims * views), grad

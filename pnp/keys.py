@@ -20,7 +20,7 @@ RETIRED = {"objective.queue": 0}
 # Keys of earlier versions, with their place today.
 MOVED = {"objective.global_batch": "method.global_batch"}
 
-# Keys of later versions, with the value that earlier ones had as a constant.
+# Keys of later versions, with the value that does what earlier ones did.
 ADDED = {
     "data.votes": None,
     "objective.t": 2.0,
@@ -28,6 +28,10 @@ ADDED = {
     "objective.temperature": 0.2,
     "objective.decoupled": True,
     "objective.target": "pairs",
+    "objective.distortion": 0.2,
+    "objective.weights.coding_rate": 0,
+    "method.momentum_warmup": False,
+    "method.average": None,
     "trainer.benchmark": False,
     "trainer.tf32": True,
 }

@@ -1,7 +1,7 @@
 """The terms of the objective: pure functions of unit embeddings, in float32 or float64.
 
-z[v, i] is the embedding of view v of image i: `(V, N, D)`. Repulsion and covariance are computed in
-closed form, see `pnp.dispersion`.
+z[v, i] is the embedding of view v of image i: `(V, N, D)`. Repulsion, covariance and coding rate
+are computed in closed form, see `pnp.dispersion`.
 """
 
 from collections.abc import Callable
@@ -146,6 +146,28 @@ def covariance(
     wide = widened(z)
     value = dispersion.covariance(wide if wide.ndim == 3 else wide[None], own)
     return value * z.shape[-1] ** 2 if scale == "sphere" else value
+
+
+@_full_precision
+def coding_rate(
+    z: Float[Tensor, "*v n d"], distortion: float = 0.2, own: slice | None = None
+) -> Float[Tensor, ""]:
+    """Minus the coding rate per dimension: mean over v of `−log det(I + D/(ε²N)·ZᵀZ)/(2D)`.
+
+    Yu et al. 2020, https://arxiv.org/abs/2006.08558, eq. 7; EMP-SSL uses it, without the 1/D. Its
+    least value on the sphere, −log(1 + 1/ε²)/2, is reached when all axes are used alike.
+
+    Args:
+        z: unit embeddings `(V, N, D)` or `(N, D)`.
+        distortion: ε², the squared distortion that the code allows.
+        own: as for `repulsion`.
+
+    Raises:
+        UserError: a wrong shape, or fewer than 2 images.
+    """
+    _check(z, "coding_rate", (2, 3))
+    wide = widened(z)
+    return dispersion.coding_rate(wide if wide.ndim == 3 else wide[None], distortion, own)
 
 
 @_full_precision

@@ -37,6 +37,9 @@ class SelfSupervised(L.LightningModule):
         teacher: `ema` (a moving average of the student), `stop_gradient` (the student's own z) or
             `none` (the student's own outputs, with gradient through both sides).
         momentum: of the EMA teacher, at step 0; `auto` follows from the number of steps.
+        momentum_warmup: let the teacher forget its start in the first steps, see `pnp.networks`.
+        average: constant momentum of a moving average of the student that is evaluated beside it
+            and changes nothing in training; `auto` as for the teacher, None for no average.
         predicts: the head is a predictor; the teacher gets none.
         normalize: unit z; see `pnp.networks`.
         freeze_head_epochs: epochs in which the head is not trained (DINO's last layer).
@@ -67,6 +70,8 @@ class SelfSupervised(L.LightningModule):
         head: nn.Module | None = None,
         teacher: str = "ema",
         momentum: float | str = "auto",
+        momentum_warmup: bool = False,
+        average: float | str | None = None,
         predicts: bool = False,
         normalize: bool = True,
         freeze_head_epochs: int = 0,
@@ -90,12 +95,20 @@ class SelfSupervised(L.LightningModule):
         choice("method.concat_views", concat_views, ("auto", True, False))
         if (constant_head_lr or freeze_head_epochs) and head is None:
             raise UserError("method.constant_head_lr and freeze_head_epochs need a method.head.")
+        if momentum_warmup and teacher != "ema":
+            raise UserError(
+                f"method.momentum_warmup has no effect: method.teacher={teacher} has no momentum."
+            )
         self.student = Network(backbone, projector, head, normalize=normalize)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.student.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
         self.kind = teacher
         without = "head" if predicts else None
-        self.teacher = EMATeacher(self.student, momentum, without) if teacher == "ema" else None
+        self.teacher = self.average = None
+        if teacher == "ema":
+            self.teacher = EMATeacher(self.student, momentum, without, warmup=momentum_warmup)
+        if average is not None:
+            self.average = EMATeacher(self.student, average, "head", end=None, warmup=True)
         self.objective = objective
         self.views = views
         self.cuda_graphs = cuda_graphs
@@ -117,10 +130,10 @@ class SelfSupervised(L.LightningModule):
 
     @property
     def networks(self) -> dict[str, Network]:
-        """Networks to evaluate: the student and, if there is one, the EMA teacher."""
-        if self.teacher is None:
-            return {"student": self.student}
-        return {"student": self.student, "teacher": self.teacher.network}
+        """Networks to evaluate: the student and, if they exist, the EMA teacher and the average."""
+        others = {"teacher": self.teacher, "average": self.average}
+        present = {name: ema.network for name, ema in others.items() if ema is not None}
+        return {"student": self.student, **present}
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Views → student → teacher → objective → log; callbacks read what this returns."""
@@ -357,10 +370,11 @@ class SelfSupervised(L.LightningModule):
         return images * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then move the teacher: once per optimizer step, not per micro-batch."""
+        """Step, then move the averages: once per optimizer step, not per micro-batch."""
         super().optimizer_step(*args, **kwargs)
-        if self.teacher is not None:
-            self.teacher.update(self.student, self.trainer.global_step, self.total_steps)
+        for average in (self.teacher, self.average):
+            if average is not None:
+                average.update(self.student, self.trainer.global_step, self.total_steps)
 
     def _key(self, batch_idx: int) -> tuple[int, int, int, int]:
         return self.seed, self.current_epoch, batch_idx, rank()

@@ -190,24 +190,34 @@ Net = TypeVar("Net", bound=nn.Module)
 class EMATeacher(nn.Module, Generic[Net]):
     """Exponential moving average of a student network: `t ← m·t + (1 − m)·s`.
 
-    The momentum m follows a cosine from `momentum` at step 0 to 1 at the end of training. Integer
-    and running-statistics buffers are copied. Its weights are an ordinary state dict, and the step
-    comes from the caller: a resumed run continues the schedule where it stopped.
+    The momentum m follows a cosine from `momentum` at step 0 to `end` at the end of training.
+    Integer and running-statistics buffers are copied. Its weights are an ordinary state dict, and
+    the step comes from the caller: a resumed run continues the schedule where it stopped.
 
     Args:
         student: the network to copy.
         momentum: m at step 0; `auto` follows from the length of training, see `pnp.auto`.
         without: a submodule that only the student has (a predictor).
+        end: m at the last step; None keeps it constant, for an average to evaluate.
+        warmup: in step k m is at most (1 + k)/(10 + k): the start is forgotten in some 20 steps.
 
     Raises:
         UserError: a momentum outside [0, 1].
     """
 
     def __init__(
-        self, student: Net, momentum: float | str = "auto", without: str | None = None
+        self,
+        student: Net,
+        momentum: float | str = "auto",
+        without: str | None = None,
+        *,
+        end: float | None = 1.0,
+        warmup: bool = False,
     ) -> None:
         super().__init__()
-        self.base = "auto" if momentum == "auto" else number("method.momentum", momentum, 0, 1)
+        key = "method.momentum" if end is not None else "method.average"
+        self.base = "auto" if momentum == "auto" else number(key, momentum, 0, 1)
+        self.end, self.warmup = end, warmup
         self.network: Net = deepcopy(student).requires_grad_(False)
         if without:
             setattr(self.network, without, None)
@@ -216,7 +226,8 @@ class EMATeacher(nn.Module, Generic[Net]):
     def momentum(self, step: int, total: int) -> float:
         """Momentum m for the `step`-th optimizer step (from 0) of `total`."""
         start = auto.momentum(total) if isinstance(self.base, str) else self.base
-        return cosine(step, total, start, 1.0)
+        momentum = cosine(step, total, start, start if self.end is None else self.end)
+        return min(momentum, (1 + step) / (10 + step)) if self.warmup else momentum
 
     @torch.no_grad()
     def update(self, student: nn.Module, step: int, total: int) -> float:

@@ -9,16 +9,16 @@ from pnp import losses
 from pnp.distributed import gather_images, global_mean
 from pnp.errors import UserError, choice, near, number
 
-TERMS = ("alignment", "variance", "covariance", "repulsion")
+TERMS = ("alignment", "variance", "covariance", "repulsion", "coding_rate")
 DEFAULT_WEIGHTS = {"alignment": 1.0, "variance": 1.0, "covariance": 0.04, "repulsion": 1.0}
 
 
 class PNP(nn.Module):
     """P¬P: local alignment plus global dispersion, `L = Σ weight_k · term_k`.
 
-    Alignment compares the views of one image; variance, covariance and repulsion are statistics of
-    the global batch: with several processes the embeddings of all of them are gathered first. Every
-    term and the loss are those of the global batch on every rank; see `docs/distributed.md`.
+    Alignment compares the views of one image; the other terms are statistics of the global batch:
+    with several processes the embeddings of all of them are gathered first. Every term and the loss
+    are those of the global batch on every rank; see `docs/distributed.md`.
 
     Args:
         weights: term -> weight; a term that is absent or weighs 0 is not computed.
@@ -28,6 +28,7 @@ class PNP(nn.Module):
         beta: sharpness of the softplus kernel.
         temperature: of the logsumexp kernel.
         decoupled: leave an anchor's own views out of the logsumexp kernel.
+        distortion: ε² of the coding rate.
         target: what alignment compares a view with: `pairs` or `mean` of the other views.
         floor: variance floor, in units of 1/√D at scale `sphere`.
         scale: `sphere` (reachable on unit vectors) or `absolute` (VICReg's own).
@@ -47,6 +48,7 @@ class PNP(nn.Module):
         beta: float = 1.0,
         temperature: float = 0.2,
         decoupled: bool = True,
+        distortion: float = 0.2,
         target: str = "pairs",
         floor: float = 1.0,
         scale: str = "sphere",
@@ -61,11 +63,12 @@ class PNP(nn.Module):
         number("objective.margin", margin, -1, 1, open_high=True)  # a cosine
         choice("objective.target", target, losses.TARGETS)
         choice("objective.decoupled", decoupled, (True, False))
-        for name, value in (("t", t), ("beta", beta), ("temperature", temperature)):
+        positive = {"t": t, "beta": beta, "temperature": temperature, "distortion": distortion}
+        for name, value in positive.items():
             number(f"objective.{name}", value, 0, open_low=True)
         self.margin, self.kernel, self.target = margin, kernel, target
         self.t, self.beta, self.temperature, self.decoupled = t, beta, temperature, decoupled
-        self.floor, self.scale, self.eps = floor, scale, eps
+        self.floor, self.scale, self.eps, self.distortion = floor, scale, eps, distortion
 
     def forward(
         self,
@@ -102,6 +105,7 @@ class PNP(nn.Module):
                 temperature=self.temperature,
                 decoupled=self.decoupled,
             ),
+            "coding_rate": lambda: losses.coding_rate(z, self.distortion, own),
         }
         terms = {name: compute[name]() for name in self.weights}
         loss = sum(

@@ -16,11 +16,12 @@ from typing import Any
 OWNERS = {
     "teacher": "teacher",
     "student": "student",
+    "average": "average",
     "network": "network",
     "pixels": "raw pixels",
     "random": "randomly initialised",
 }
-NETWORKS = ("teacher", "student", "network")
+NETWORKS = ("teacher", "student", "average", "network")
 REFERENCES = ("pixels", "random")
 PARTIAL = "metrics.partial.json"  # rows of an evaluation that is not at its end
 GAPS = "gaps.json"  # what an evaluation could not measure or draw, and why
@@ -308,6 +309,7 @@ METRICS = {
     "loss/total": Metric("total", "", "weighted sum of the terms"),
     "loss/alignment": Metric("alignment", "", "0 = views agree, 4 = opposite"),
     "loss/repulsion": Metric("repulsion", "", "0 = no two images closer than the margin"),
+    "loss/coding_rate": Metric("coding rate", "", "least when all axes are used alike"),
     "loss/covariance": Metric("covariance", "", "0 = no two axes carry the same thing"),
     "loss/variance": Metric("variance", "", "0 = every axis spread enough"),
 }

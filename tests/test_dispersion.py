@@ -58,6 +58,19 @@ def test_covariance_equals_the_naive_form_on_either_side(images, dims, scale, dt
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(("images", "dims"), [(20, 5), (5, 20)])
+def test_the_coding_rate_equals_the_naive_form_on_either_side(images, dims):
+    def plain(z):
+        grams = z.mT @ z * (dims / (0.3 * images))
+        return -torch.logdet(torch.eye(dims) + grams).mean() / (2 * dims)
+
+    z = sphere(2, images, dims)
+    for got, expected in zip(
+        both(lambda z: losses.coding_rate(z, 0.3), z), both(plain, z), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_float32_keeps_five_digits_over_many_blocks(kernel):
     z = normalize(sphere(2, 500, 16) + 0.2, dim=-1)

@@ -34,6 +34,7 @@ OBJECTIVES = {
     "repulsion softplus": {"weights": {"repulsion": 1}, "kernel": "softplus"},
     "repulsion gaussian": {"weights": {"repulsion": 1}, "kernel": "gaussian"},
     "repulsion logsumexp": {"weights": {"repulsion": 1}, "kernel": "logsumexp"},
+    "coding_rate": {"weights": {"coding_rate": 1}},
     "mean, coupled": {"kernel": "logsumexp", "decoupled": False, "target": "mean"},
 }
 FEW = ("hinge", "gaussian", "mean, coupled")

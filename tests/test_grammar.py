@@ -54,6 +54,12 @@ def align_and_uniform(z):
     return (z[0] - z[1]).square().sum(1).mean() + (-2 * pairs.square()).exp().mean().log()
 
 
+def coding_rate(z):
+    """Yu et al. 2020, eq. 7, as EMP-SSL has it: mean of −½ log det(I + D/(N·.2)·ZᵀZ) over views."""
+    grams = torch.stack([view.T @ view for view in z])
+    return -torch.logdet(torch.eye(z.shape[2]) + z.shape[2] / (0.2 * z.shape[1]) * grams).mean() / 2
+
+
 # paper's loss: P¬P's options, views, and (scale, offset) of P¬P's loss that gives it
 LOGSUMEXP = {"weights": {"alignment": 1, "repulsion": 1}, "kernel": "logsumexp", "temperature": TAU}
 POINTS = {
@@ -79,6 +85,7 @@ POINTS = {
         0,
     ),
     uniformity: ({"weights": {"repulsion": 1}, "kernel": "gaussian"}, 1, 1, 0),
+    coding_rate: ({"weights": {"coding_rate": DIMS}}, VIEWS, 1, 0),
     align_and_uniform: (
         {"weights": {"alignment": 1, "repulsion": 1}, "kernel": "gaussian"},
         VIEWS,

@@ -28,8 +28,10 @@ def test_a_later_key_with_the_value_of_the_earlier_constant_is_the_same_job():
     config = CASES[""]["config"]
     today = deepcopy(config)
     for key, value in keys.ADDED.items():
-        section, _, name = key.partition(".")
-        today[section][name] = value
+        section, node = key.split("."), today
+        for word in section[:-1]:
+            node = node[word]
+        node[section[-1]] = value
     assert identity(today) == CASES[""]["identity"]
     assert differences(config, today) == []
     today["objective"]["temperature"] = 0.1

@@ -23,6 +23,7 @@ TERMS = {
     "variance_absolute": lambda z: losses.variance(z, scale="absolute"),
     "covariance": losses.covariance,
     "covariance_absolute": lambda z: losses.covariance(z, scale="absolute"),
+    "coding_rate": losses.coding_rate,
     "hinge": losses.repulsion,
     "softplus": lambda z: losses.repulsion(z, kernel="softplus"),
     "gaussian": lambda z: losses.repulsion(z, kernel="gaussian"),

@@ -52,6 +52,20 @@ def test_the_teacher_follows_the_closed_form_of_its_momentum_schedule():
     assert teacher.network.weight.item() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("steps", [126, 700, 10_000])
+def test_a_warm_up_lets_the_slowest_teacher_forget_its_start_in_a_tenth_of_the_run(steps):
+    teacher = EMATeacher(nn.Linear(1, 1), 0.999, warmup=True)
+    rates = [teacher.momentum(step, steps) for step in range(steps // 10)]
+    assert math.prod(rates) < 1e-5
+    assert all(m <= 0.999 + 0.001 * step / steps for step, m in enumerate(rates))
+    assert teacher.momentum(steps, steps) == pytest.approx((1 + steps) / (10 + steps))
+
+
+def test_an_average_for_evaluation_keeps_its_momentum_to_the_end():
+    average = EMATeacher(nn.Linear(1, 1), 0.9, end=None)
+    assert {round(average.momentum(step, 20), 12) for step in range(21)} == {0.9}
+
+
 def test_the_teacher_copies_buffers_and_never_trains():
     student = nn.BatchNorm1d(3)
     teacher = EMATeacher(student, 0.99)

@@ -19,7 +19,8 @@ PANELS = 12  # concepts with a panel of their own
 CELLS = 30  # rows and columns of a table
 # Colour-blind-safe: P, ¬P and the band keep their colour in every picture.
 P, NOT_P, BAND = "#0072b2", "#d55e00", "#999999"
-LINES = dict(zip(OWNERS, ("#0072b2", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"), strict=True))
+INKS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#d55e00", "#56b4e9")
+LINES = dict(zip(OWNERS, INKS, strict=True))
 
 
 def draw_bands(

@@ -16,7 +16,7 @@ INKS = {
     "text": ("#010103", "var(--soft)"),
     "grid": ("#010104", "var(--rule)"),
 }
-ORDER = ("teacher", "student", "network", "pixels", "random", "batch", "")
+ORDER = ("teacher", "student", "average", "network", "pixels", "random", "batch", "")
 LARGEST = 1e100  # beyond this an axis overflows
 
 
@@ -75,7 +75,7 @@ def draw(lines: Mapping[str, Curve], x: tuple[float, float], label: str) -> str:
         for owner, (steps, values) in lines.items():
             ys = [v if abs(v) < LARGEST else math.nan for v in values]
             ink = INKS["teacher" if owner == "teacher" else "student"][0]
-            style = ":" if owner == "batch" else "-"
+            style = {"batch": ":", "average": "--"}.get(owner, "-")
             axis.plot(steps, ys, style, color=ink, linewidth=1.4, marker="." if _dotted(ys) else "")
         axis.set_xlim(*(x if x[0] < x[1] else (x[0] - 1, x[0] + 1)))
         axis.grid(axis="y", color=grid, linewidth=0.7)

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from rich.markup import escape
 
-from pnp import files
+from pnp import auto, files
 from pnp.cpu import keep_freed_memory
 from pnp.data.describe import describe, flip_hint
 from pnp.distributed import leave_at_exit
@@ -143,7 +143,8 @@ def automatic(
         "data.batch_size": data.batch_size,
         "trainer.max_epochs": trainer.max_epochs,
         "optim.lr": module.optim.effective_lr(256, steps),
-        "method.momentum": module.teacher and module.teacher.momentum(0, steps),
+        "method.momentum": module.teacher and auto.momentum(steps),
+        "method.average": module.average and auto.momentum(steps),
         "method.concat_views": module.together,
     }
     given = files.flatten(config)
