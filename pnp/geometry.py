@@ -102,6 +102,19 @@ def uniformity(z: Float[Tensor, "n d"], t: float = 2.0) -> float:
     return float(torch.logsumexp(-t * distance2, 0) - torch.log(torch.tensor(len(distance2))))
 
 
+def wasserstein(z: Float[Tensor, "n d"]) -> float:
+    """Wasserstein distance of unit rows from the uniform distribution on the sphere.
+
+    √(1 + mean‖z‖² − (2/√D) tr Σ^½), with Σ the covariance: both are taken as Gaussian (Fang et al.
+    2024, https://arxiv.org/abs/2403.00642). 0 when all axes are used alike, √2 at collapse. Rows
+    that use k of D axes evenly are at √(2 − 2√(k/D)), where `uniformity` hardly changes.
+    """
+    n, dims = z.shape
+    roots = torch.linalg.svdvals(z - z.mean(0)).sum() / n**0.5
+    squared = 1.0 + z.square().sum(1).mean() - 2.0 * roots / dims**0.5
+    return float(squared.clamp_min(0.0).sqrt())
+
+
 def describe(
     z: Float[Tensor, "n d"], labels: Int64[Tensor, " n"] | None = None
 ) -> dict[str, float]:

@@ -241,6 +241,9 @@ METRICS = {
         "effective rank", "dimensions", "axes in use; far below D = dimensional collapse", True
     ),
     "rankme": Metric("RankMe", "dimensions", "effective rank of the uncentred vectors", True),
+    "wasserstein": Metric(
+        "Wasserstein", "distance", "0 = all axes used alike, √2 = collapse", False
+    ),
     "uniformity": Metric("uniformity", "nats", "lower = spread more evenly", False),
     "alignment": Metric("alignment", "distance", "squared distance between views of one image"),
     "softmax_entropy": Metric(

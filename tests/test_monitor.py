@@ -55,6 +55,22 @@ def test_ranks_of_an_isotropic_and_of_a_flat_set():
     assert geometry.effective_rank(line) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("used", [1, 16, 64])
+def test_the_wasserstein_distance_sees_the_axes_that_are_not_used(used):
+    axes = torch.eye(64, dtype=torch.float64)[:used]
+    z = torch.cat([axes, -axes]) @ torch.linalg.qr(torch.randn(64, 64, dtype=torch.float64)).Q
+    expected = math.sqrt(2 - 2 * math.sqrt(used / 64))
+    assert geometry.wasserstein(z) == pytest.approx(expected, abs=1e-6)
+    assert geometry.wasserstein(z[:1].expand(9, -1)) == pytest.approx(math.sqrt(2))
+
+
+def test_half_of_the_axes_hardly_move_uniformity_and_move_the_wasserstein_distance():
+    whole = normalize(torch.randn(2000, 64, dtype=torch.float64), dim=-1)
+    half = torch.nn.functional.pad(normalize(whole[:, :32], dim=-1), (0, 32))
+    assert geometry.uniformity(half) == pytest.approx(geometry.uniformity(whole), rel=0.04)
+    assert geometry.wasserstein(half) - geometry.wasserstein(whole) > 0.5
+
+
 def test_rotation_changes_no_measure_but_the_per_axis_one():
     z = torch.randn(50, 8, dtype=torch.float64)
     turn = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64)).Q

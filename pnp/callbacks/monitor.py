@@ -199,6 +199,7 @@ class Monitor(L.Callback):
         shared = partial(extract, network, plain=module.views.plain, shared=True, **keywords)
         features, z = shared(self.held_out)
         measures = geometry.describe(z, self.held_out.labels)
+        measures["wasserstein"] = geometry.wasserstein(geometry.unit(z))
         first, second = self.two_views(module, network, keywords)
         measures["alignment"] = geometry.alignment(first[1], second[1])
         if trainer.is_global_zero:
