@@ -95,7 +95,7 @@ def check_effects(config: Mapping[str, Any]) -> None:
             f"views.local_size={views['local_size']} has no effect: views.local is 0. Set "
             "views.local to a number of small crops, or remove it."
         )
-    idle = "momentum" if optim.get("name") == "adamw" else "betas"
+    idle = {"adamw": "momentum", "sgd": "betas", "lars": "betas"}.get(optim.get("name"))
     if idle in optim:
         raise UserError(f"optim.{idle} has no effect on optim={optim.get('name')}. Remove it.")
 

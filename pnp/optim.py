@@ -39,7 +39,7 @@ def warmup_cosine(step: int, total: int, warmup: int, floor: float = 0.0) -> flo
     return cosine(step - warmup, total - warmup, 1.0, floor)
 
 
-NAMES = ("adamw", "sgd", "lars")
+NAMES = ("adamw", "sgd", "lars", "muon")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Optim:
     """Optimizer and schedule, as `conf/optim` sets them.
 
     Args:
-        name: `adamw`, `sgd` or `lars`.
+        name: `adamw`, `sgd`, `lars` or `muon` (matrices and filters; AdamW for the rest).
         lr: peak learning rate per 256 images of the global batch (linear scaling).
         weight_decay: on matrices and filters only, never on biases, norms or other vectors.
-        momentum: of sgd and lars.
-        betas: of adamw.
+        momentum: of sgd, lars and muon.
+        betas: of adamw, and of muon for the rest.
         warmup_epochs: linear warm-up, in epochs (fractions allowed).
         final_lr: the last learning rate, as a share of the peak.
 
@@ -69,8 +69,8 @@ class Optim:
 
     def __post_init__(self) -> None:
         choice("optim.name", self.name, NAMES)
-        if self.lr == "auto" and self.name != "adamw":
-            raise UserError(f"optim.lr=auto is for adamw: give {self.name} a number.")
+        if self.lr == "auto" and self.name not in ("adamw", "muon"):
+            raise UserError(f"optim.lr=auto is for adamw and muon: give {self.name} a number.")
         if self.lr != "auto":
             number("optim.lr", self.lr, 0, open_low=True)
         for key in ("weight_decay", "momentum", "warmup_epochs", "final_lr"):
@@ -114,12 +114,15 @@ class Optim:
             for still in ([False, True] if steady else [False])
             for matrix in (True, False)
         ]
+        betas = (self.betas[0], self.betas[1])
         if self.name == "adamw":
-            optimizer = torch.optim.AdamW(
-                groups, lr=lr, betas=(self.betas[0], self.betas[1]), fused=True
-            )
+            optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
         elif self.name == "sgd":
             optimizer = torch.optim.SGD(groups, lr=lr, momentum=self.momentum, fused=True)
+        elif self.name == "muon":
+            from timm.optim.muon import Muon  # torch's own leaves filters out
+
+            optimizer = Muon(groups, lr=lr, momentum=self.momentum, nesterov=True, betas=betas)
         else:
             from timm.optim.lars import (
                 Lars,

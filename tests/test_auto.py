@@ -35,7 +35,7 @@ def test_the_teacher_has_left_its_start_by_a_tenth_of_the_run(steps):
 
 
 def test_auto_is_for_the_optimizer_it_was_tuned_with():
-    with pytest.raises(UserError, match=r"optim\.lr=auto is for adamw"):
+    with pytest.raises(UserError, match=r"optim\.lr=auto is for adamw and muon"):
         Optim(name="sgd", lr="auto")
 
 

@@ -200,7 +200,7 @@ def test_vectors_are_not_decayed_and_lr_scales_with_the_global_batch():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "muon"])
 def test_every_optimizer_lowers_a_loss_and_ends_at_its_floor(name):
     net = nn.Linear(4, 4)
     optim = Optim(name=name, lr=0.05, weight_decay=0.0, warmup_epochs=1)
