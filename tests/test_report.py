@@ -270,7 +270,8 @@ def test_every_state_of_a_run_is_shown_and_a_broken_one_does_not_stop_the_others
 def test_a_run_that_has_logged_nothing_yet_is_in_the_report(tmp_path):
     make_sweep(tmp_path, runs=3, points=4)
     started = write(tmp_path / "started", "full", 0.016, 0.0, 7, points=2, done=False)
-    (started / "metrics.csv").rename(started / "splits.json")
+    (started / "metrics.csv").unlink()
+    (started / "splits.json").write_text("{}")
     html, _ = parse(compare_runs([tmp_path]).report)
     assert '<span class="state running">running</span> started' in html
 

@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
-from report_runs import make_run, make_sweep, write
+from report_runs import FINAL, make_run, make_sweep, write
 
 from pnp.cli.report import main
 from pnp.errors import UserError
@@ -197,3 +199,63 @@ def test_a_queue_of_version_0_1_that_was_off_does_not_split_runs(tmp_path):
     config["objective"]["queue"] = 0
     (tmp_path / "old" / "config.yaml").write_text(yaml.safe_dump(config))
     assert [row["group"] for row in table(compare_runs([tmp_path]))] == ["all runs"]
+
+
+def test_runs_on_several_data_sets_make_a_table_each_and_no_difference_between_them(tmp_path):
+    for data in ("a", "b"):
+        for objective in ("full", "other"):
+            make_run(tmp_path / f"{data}{objective}", objective=objective, data={"dataset": data})
+    made = compare_runs([tmp_path], baseline="objective=full")
+    assert [line for line in made.table.splitlines() if line[:2] == "##"] == ["## a", "## b"]
+    assert made.table.count("Minus objective=full") == 2
+    assert [(row["data set"], row["group"]) for row in table(made)] == [
+        (data, f"objective={objective}") for data in "ab" for objective in ("full", "other")
+    ]
+    html = made.report.read_text()
+    assert "2 data sets: numbers compare within one of them only" in html
+    assert '<option value="a" selected>' in html
+
+
+def test_of_many_keys_and_metrics_a_table_shows_those_that_explain_and_names_the_rest(tmp_path):
+    for i in range(3):
+        keys = {f"key{k}": i for k in range(12)}
+        probes = {f"test/linear_{k}pct/teacher": 0.5 for k in range(12)}
+        make_run(tmp_path / f"{i}", final=probes | {"test/linear/teacher": 0.1 * i}, extra=keys)
+    made = compare_runs([tmp_path])
+    header = made.table.splitlines()[0]
+    assert header.count("|") <= 13
+    assert header.split("|")[3].strip() == "linear teacher"
+    assert "11 more keys differ (key1, key10," in made.table
+    assert [row["group"] for row in table(made)] == ["key0=0", "key0=1", "key0=2"]
+    assert {"key11", "test/linear_11pct/teacher"} <= set(table(made)[0])
+
+
+def test_what_a_search_tuned_is_the_first_metric_of_its_table(tmp_path):
+    validation = {"validation/knn/teacher": 0.6, "validation/knn/student": 0.7}
+    make_run(tmp_path / "trial_0000", final=FINAL | validation)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as base:
+        base.execute("CREATE TABLE study_user_attributes (key, value_json)")
+        asked = json.dumps({"metric": "validation/knn/main"})
+        base.execute("INSERT INTO study_user_attributes VALUES ('asked', ?)", [asked])
+        base.commit()
+    header, _, row = compare_runs([tmp_path]).table.splitlines()[:3]
+    assert header.split("|")[3].strip() == "validation knn main"
+    assert row.split("|")[3].strip() == "0.700"
+
+
+def test_runs_that_ended_before_their_first_step_are_counted_and_not_listed(tmp_path):
+    make_run(tmp_path / "a")
+    void = make_run(tmp_path / "void", final=None, rows="", objective="other")
+    (void / "error.txt").write_text("UserError: no such folder")
+    made = compare_runs([tmp_path])
+    assert made.states == {"finished": 1, "failed": 1}
+    assert "Not listed: 1 that ended before the first step." in made.table
+    assert [row["group"] for row in table(made)] == ["all runs"]
+    assert "</span> void" not in made.report.read_text()
+
+
+def test_runs_on_different_test_images_of_one_name_are_no_pairs(tmp_path):
+    for objective in ("full", "other"):
+        path = make_run(tmp_path / objective, objective=objective)
+        (path / "splits.json").write_text(json.dumps({"test": {"digest": objective}}))
+    assert "Minus" not in compare_runs([tmp_path]).table

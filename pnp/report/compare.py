@@ -2,15 +2,37 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import pandas as pd
+
 from pnp.errors import UserError
+from pnp.files import flatten
 from pnp.report.charts import ALL, Select, embed, line_chart, scatter_chart, summarise
-from pnp.report.groups import Group, baseline_group, group_runs, natural, only_runs
+from pnp.report.groups import (
+    UNSET,
+    Group,
+    baseline_group,
+    full_key,
+    group_runs,
+    natural,
+    only_runs,
+    short_names,
+    text,
+)  # fmt: skip
 from pnp.report.page import render, save
-from pnp.report.reading import Curve, Run, describe_curve, find_runs, read_runs, split_key
+from pnp.report.reading import (
+    Curve,
+    Run,
+    describe_curve,
+    find_runs,
+    read_runs,
+    split_key,
+    tuned_metrics,
+)
 from pnp.report.table import Cell, Table, alarm_text, table_columns
 from pnp.results import OWNERS, REFERENCES, describe
 
@@ -68,12 +90,33 @@ def compare_runs(
         raise UserError(f"{out} is itself a run; its own report would be lost. Give another --out.")
     runs, broken = read_runs(sorted(find_runs(dirs), key=lambda path: natural(str(path))))
     runs = only_runs(runs, only)
-    groups = group_runs(runs, by)
-    table = Table(groups, table_columns(runs), baseline_group(groups, baseline), broken, base)
-    filters, configurations = filter_selects(groups)
+    states = [run.state for run in runs] + ["unreadable"] * len(broken)
+    void = sum(run.is_void for run in runs)
+    if void < len(runs):
+        runs = [run for run in runs if not run.is_void]
+    else:
+        void = 0
+    if by is not None:
+        by = [full_key(word, [flatten(run.config) for run in runs], "--by") for word in by]
+    tuned = tuned_metrics(runs)
+    by_data: dict[str, list[Run]] = {}
+    for run in runs:
+        by_data.setdefault(run.dataset, []).append(run)
+    sections = sorted(by_data.items(), key=lambda item: -len(item[1]))
+    grouped = [group_runs(own, by) for _, own in sections]
+    tables = [
+        Table(groups, table_columns(own, tuned), first, base, name=name * (len(sections) > 1))
+        for (name, own), groups, first in zip(
+            sections, grouped, baselines(grouped, baseline), strict=True
+        )
+    ]
+    tables[-1] = replace(tables[-1], broken=broken)
+    groups = [group for table in tables for group in table.groups]
+    filters, configurations = filter_selects(tables)
+    everything = Table(groups, table_columns(runs, tuned), groups[0], base)
     charts = [
         *curve_chart(groups, configurations, filters),
-        *trade_off_charts(table, configurations, filters),
+        *trade_off_charts(everything, configurations, filters),
         *band_chart(groups, configurations, filters),
     ]
     page = render(
@@ -82,25 +125,42 @@ def compare_runs(
         title=f"{len(groups)} configuration{'s' * (len(groups) > 1)}, "
         f"{len(runs)} run{'s' * (len(runs) > 1)}",
         only=only,
-        table=table,
-        rows=table.rows(),
-        paired=table.paired(),
-        references=table.references(),
-        names=list(groups[0].values) or ["configuration"],
-        alarms=[alarm_text(group) for group in groups],
+        void=void,
+        tables=tables,
+        alarm_text=alarm_text,
         filters=filters if charts else [],
         charts=charts,
         link=lambda run: report_link(run, out),
     )
-    states = [run.state for run in runs] + ["unreadable"] * len(broken)
-    text = table.markdown()
+    words = "\n".join(table.markdown() for table in tables)
+    if void:
+        words += f"Not listed: {void} that ended before the first step.\n"
+    frames = [table.frame(own) for table, (_, own) in zip(tables, sections, strict=True)]
     return Comparison(
         report=save(out / "report.html", page),
-        csv=save(out / "table.csv", table.csv(runs)),
-        markdown=save(out / "table.md", text),
-        table=text,
+        csv=save(out / "table.csv", pd.concat(frames).to_csv(index=False, lineterminator="\n")),
+        markdown=save(out / "table.md", words),
+        table=words,
         states={state: states.count(state) for state in dict.fromkeys(states)},
     )
+
+
+def baselines(sections: Sequence[Sequence[Group]], wanted: str | None) -> list[Group]:
+    """The baseline of every data set: the one that is wanted, where it fits.
+
+    Raises:
+        UserError: `wanted` fits nowhere.
+    """
+    picked, errors = list[Group](), list[UserError]()
+    for groups in sections:
+        try:
+            picked.append(baseline_group(groups, wanted))
+        except UserError as error:
+            errors.append(error)
+            picked.append(baseline_group(groups))
+    if len(errors) == len(sections):
+        raise errors[0]
+    return picked
 
 
 def report_link(run: Run, out: Path) -> str | None:
@@ -109,22 +169,40 @@ def report_link(run: Run, out: Path) -> str | None:
     return quote(os.path.relpath(page, out.resolve())) if page.is_file() else None
 
 
-def filter_selects(groups: Sequence[Group]) -> tuple[list[Select], list[dict[str, Any]]]:
-    """Selects for the colour and for every key that differs; what charts know of each group."""
-    names = list(groups[0].values)
-    levels = [sorted({group.values[name] for group in groups}, key=natural) for name in names]
+def filter_selects(tables: Sequence[Table]) -> tuple[list[Select], list[dict[str, Any]]]:
+    """Selects for the colour, data sets and shown keys; what charts know of each group."""
+    groups = [group for table in tables for group in table.groups]
+    keys = dict.fromkeys(
+        key for g in groups for key, name in zip(g.keys, g.values, strict=True) if name in g.shown
+    )
+    flat = [flatten(group.runs[0].config) for group in groups]
+    columns = {
+        name: [text(own.get(key, UNSET)) for own in flat]
+        for key, name in short_names(list(keys)).items()
+    }
+    titles = [table.name for table in tables for _ in table.groups]
+    if len(tables) > 1:
+        columns = {"data set": titles} | columns
+    names = list(columns)
+    levels = [sorted(set(values), key=natural) for values in columns.values()]
     few = [f"k{i}" for i, values in enumerate(levels) if len(values) <= 10]
-    coloured = few[0] if len(groups) > 10 and few else ALL
+    coloured = few[0] if len(groups) > 10 and few and len(tables) == 1 else ALL
     every = [(ALL, "configuration"), *((f"k{i}", name) for i, name in enumerate(names))]
     selects = [Select("colour", "colour by", every, coloured)] if len(names) > 1 else []
     selects += [
-        Select(f"k{i}", name, [(ALL, "all"), *((v, v) for v in values)], ALL)
+        # Only numbers on the same data compare: one data set is shown at first.
+        Select(
+            f"k{i}",
+            name,
+            [(ALL, "all"), *((v, v) for v in values)],
+            titles[0] if name == "data set" else ALL,
+        )
         for i, (name, values) in enumerate(zip(names, levels, strict=True))
     ]
     configurations = [
-        {"c": c, "name": " · ".join(group.row), "reference": False}
-        | {f"k{i}": value for i, value in enumerate(group.values.values())}
-        for c, group in enumerate(groups)
+        {"c": c, "name": " · ".join([title] * bool(title) + group.row), "reference": False}
+        | {f"k{i}": values[c] for i, values in enumerate(columns.values())}
+        for c, (group, title) in enumerate(zip(groups, titles, strict=True))
     ]
     return selects, configurations
 

@@ -16,6 +16,7 @@ from pnp.report.reading import Run
 MACHINERY = (*(key for key in NEUTRAL if key != "choices"), "paths.", "name", "tags")
 PLACES = {"output_dir", "save_dir", "default_root_dir", "dirpath"}
 UNSET = "unset"
+FEW = 4  # keys that are all shown
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Group:
         label: `key=value` words.
         values: by short names of the keys that differ between the groups.
         keys: the same keys in full.
+        shown: short names of the keys that rows and legends show.
         finished: runs by what pairs them with those of other groups: data, seed, other settings.
         unfinished: runs without final results.
         repeated: runs that a newer one of the same configuration and seed replaces.
@@ -34,6 +36,7 @@ class Group:
     label: str
     values: dict[str, str]
     keys: list[str]
+    shown: list[str] = field(default_factory=list)
     finished: dict[tuple[str, ...], Run] = field(default_factory=dict)
     unfinished: list[Run] = field(default_factory=list)
     repeated: list[Run] = field(default_factory=list)
@@ -46,7 +49,7 @@ class Group:
     @property
     def row(self) -> list[str]:
         """The values that tell this group from the others, in the order of the keys."""
-        return list(self.values.values()) or [self.label]
+        return [self.values[name] for name in self.shown] or [self.label]
 
     @property
     def n(self) -> int:
@@ -84,20 +87,38 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gro
     # Of finished runs with one seed the newest counts: a repeat is no further evidence.
     for run, own in sorted(zip(runs, flat, strict=True), key=lambda item: _written(item[0])):
         values = {names[key]: text(own.get(key, UNSET)) for key in keys}
-        label = " ".join(f"{name}={value}" for name, value in values.items()) or "all runs"
-        group = groups.setdefault(tuple(values.values()), Group(label, values, keys))
+        group = groups.setdefault(tuple(values.values()), Group("", values, keys))
         if run.metrics is None:
             group.unfinished.append(run)
             continue
         seed = str(run.path if run.seed is None else run.seed)
-        pair = (run.dataset, seed, *(text(own.get(key, UNSET)) for key in rest))
+        pair = (run.dataset, run.test, seed, *(text(own.get(key, UNSET)) for key in rest))
         if pair in group.finished:
             group.repeated.append(group.finished[pair])
         group.finished[pair] = run
+    shown = shown_names([group.values for group in groups.values()])
     for group in groups.values():
+        group.shown = shown
+        group.label = " ".join(f"{name}={group.values[name]}" for name in shown) or "all runs"
         by_seed = sorted(group.finished.items(), key=lambda item: natural(str(item[1].seed)))
         group.finished = dict(by_seed)
     return sorted(groups.values(), key=lambda group: natural(group.label))
+
+
+def shown_names(values: Sequence[dict[str, str]]) -> list[str]:
+    """A few names are all shown; of many those that, one by one, tell most groups apart.
+
+    >>> shown_names([{c: f"{c}{i}" for c in "abcde"} for i in range(3)])
+    ['a']
+    """
+    names, chosen = list(values[0]), list[str]()
+
+    def parts(more: Sequence[str]) -> int:
+        return len({tuple(own[name] for name in (*chosen, *more)) for own in values})
+
+    while len(names) > FEW and parts([]) < len(values):
+        chosen.append(max(names, key=lambda name: parts([name])))
+    return [name for name in names if name in chosen or len(names) <= FEW]
 
 
 def _written(run: Run) -> float:

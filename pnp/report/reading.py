@@ -1,10 +1,12 @@
 """Run directories, read as plain Python values."""
 
+import json
 import math
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +21,7 @@ from pnp.results import GAPS, OWNERS, Metric, Row, describe, to_rows
 SKIPPED = {"checkpoints", "features", "figures", "wandb", ".hydra", ".git"}
 # A folder with config.yaml and one of these is a run; splits.json is there before the first step.
 MARKS = {"metrics.csv", "metrics.json", "splits.json", "error.txt"}
+OWN = ("image_folder", "array")  # data sets of the user's own
 FRESH = 900  # seconds without a new file after which an unfinished run is no longer "running"
 
 Curve = tuple[list[float], list[float]]
@@ -40,6 +43,7 @@ class Run:
         error: `error.txt`.
         bands: `band.json`: widths over allowed errors by concept and owner.
         gaps: what the evaluation left out, with the reasons.
+        test: digest of the test split; empty for runs that recorded none.
     """
 
     path: Path
@@ -52,6 +56,7 @@ class Run:
     error: str = ""
     bands: dict[str, Any] = field(default_factory=dict)
     gaps: dict[str, Any] = field(default_factory=dict)
+    test: str = ""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -81,8 +86,16 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """The name of the data; empty where the config names none."""
-        return str(self._part("data").get("dataset") or self._part("choices").get("data") or "")
+        """The name of the data, of own images with their folder; empty without any."""
+        data = self._part("data")
+        name = str(data.get("dataset") or self._part("choices").get("data") or "")
+        place = data.get("root") or data.get("images")
+        return f"{name} {Path(str(place)).name}" if name in OWN and place else name
+
+    @property
+    def is_void(self) -> bool:
+        """It ended before it logged a step."""
+        return self.state in ("failed", "stopped") and not self.curves
 
     def _part(self, key: str) -> dict[str, Any]:
         part = self.config.get(key)
@@ -184,7 +197,19 @@ def read_run(path: Path) -> Run:
         error=error,
         bands=read_json(path / "band.json", dict, {}),
         gaps=read_json(path / GAPS, dict, {}),
+        test=str((read_json(path / "splits.json", dict, {}).get("test") or {}).get("digest", "")),
     )
+
+
+def tuned_metrics(runs: Iterable[Run]) -> list[str]:
+    """The metrics that searches asked for whose trials are among the runs."""
+    metrics: list[str] = []
+    for study in sorted({run.path.parent / "study.db" for run in runs}):
+        if study.is_file():
+            with suppress(sqlite3.Error), closing(sqlite3.connect(study)) as base:
+                asked = "SELECT value_json FROM study_user_attributes WHERE key = 'asked'"
+                metrics += [json.loads(value)["metric"] for (value,) in base.execute(asked)]
+    return list(dict.fromkeys(metrics))
 
 
 def _unfinished(path: Path) -> str:

@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from scipy.special import stdtrit
 from pnp.report.groups import Group, differing_keys, settings
 from pnp.report.page import markdown_table, number, spread
 from pnp.report.reading import Run
-from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Metric, Row, describe
+from pnp.results import (
+    MEAN,
+    NETWORKS,
+    OWNERS,
+    REFERENCES,
+    Metric,
+    Row,
+    describe,
+    logged_best,
+    to_rows,
+)
 
 # Last values shown beside the final metrics, of the teacher, or of the student where there is none.
 MONITORS = {
@@ -25,6 +36,8 @@ MONITORS = {
     "mean_cosine": "mean cos",
     "effective_rank": "eff. rank",
 }
+ORDER = ("linear", "knn", "views", "width", "plugin")  # of importance
+ROOM = 10  # keys and metrics that a page of 1280 pixels holds
 SECTIONS_IN_CSV = ("geometry/", "probe/", "loss/")
 
 
@@ -81,9 +94,14 @@ class Cell:
         return f"{number(self.mean)}{half}" + (f" (n={self.n})" if self.n != n else "")
 
 
-def table_columns(runs: Sequence[Run]) -> list[Column]:
-    """The columns of the table: probes on test, mean bands, then last monitor values."""
+def table_columns(runs: Sequence[Run], tuned: Sequence[str] = ()) -> list[Column]:
+    """The columns: what was tuned, probes on test, mean bands, then last monitor values."""
     columns: dict[str, Column] = {}
+    for key in tuned:
+        (row,) = to_rows({key.replace("main", "network"): 0.0})
+        words = replace(describe(row.metric), heading=f"{describe(row.metric).heading}, tuned")
+        owner = "main" if "main" in key else row.owner
+        columns[key] = Column(key, key.replace("/", " "), owner, words)
     for row in (row for run in runs for row in run.rows if row.owner in NETWORKS and not row.data):
         band = row.kind == "band" and row.concept == MEAN
         if band or (row.kind == "probe" and row.split == "test"):
@@ -113,9 +131,8 @@ def numbers(groups: Sequence[Group], keys: Iterable[str]) -> pd.DataFrame:
 
 
 def _number(run: Run, key: str) -> float:
-    if key not in run.numbers:
-        return math.nan
-    return value if math.isfinite(value := run.numbers[key]) else math.inf
+    found = logged_best(run.numbers, key)
+    return math.nan if found is None else found[1] if math.isfinite(found[1]) else math.inf
 
 
 def cells(values: pd.DataFrame) -> dict[int, dict[str, Cell | None]]:
@@ -144,15 +161,44 @@ class Table:
         groups: the rows.
         columns: the columns.
         baseline: the group that others are compared with.
-        broken: path and message of every unreadable run.
         base: the folder that paths are relative to.
+        broken: path and message of every unreadable run.
+        name: of the data set, where there are several.
     """
 
     groups: list[Group]
     columns: list[Column]
     baseline: Group
-    broken: list[tuple[Path, str]]
     base: Path
+    broken: Sequence[tuple[Path, str]] = ()
+    name: str = ""
+
+    @cached_property
+    def shown(self) -> list[int]:
+        """The columns that fit a page, the most important ones first where some are left out."""
+        room = max(4, ROOM - len(self.groups[0].shown))
+        if len(self.columns) <= room:
+            return list(range(len(self.columns)))
+
+        def rank(i: int) -> int:
+            row = self.columns[i].row
+            known = ORDER.index(row.metric) if row and row.metric in ORDER else len(ORDER)
+            return -1 if self.columns[i].words.heading.endswith("tuned") else known
+
+        return sorted(range(len(self.columns)), key=rank)[:room]
+
+    @property
+    def remark(self) -> str:
+        """What else differs between the groups, and what that means for comparing them."""
+        group, parts = self.groups[0], []
+        names = list(group.values)
+        if hidden := [name for name in names if name not in group.shown]:
+            some = ", ".join(hidden[:8]) + ", …" * (len(hidden) > 8)
+            parts.append(f"{len(hidden)} more keys differ ({some}): see table.csv.")
+        if moved := [k for k in group.keys if k.startswith(("data.", "evaluation."))]:
+            some = ", ".join(moved[:4]) + ", …" * (len(moved) > 4)
+            parts.append(f"Compare with care: data or evaluation differ, too ({some}).")
+        return " ".join(parts)
 
     def rows(self) -> list[list[Cell | None]]:
         """The cells of every group."""
@@ -186,47 +232,49 @@ class Table:
         """State, path or message, and group of every run that is not counted."""
         listed: list[tuple[str, str, Group | None]] = []
         for group in self.groups:
-            listed += [(run.state, self.name(run), group) for run in group.unfinished]
-            listed += [("repeated", self.name(run), group) for run in group.repeated]
+            listed += [(run.state, self.place(run), group) for run in group.unfinished]
+            listed += [("repeated", self.place(run), group) for run in group.repeated]
         return [*listed, *(("unreadable", message, None) for _, message in self.broken)]
 
-    def name(self, run: Run) -> str:
+    def place(self, run: Run) -> str:
         """A run's path below the common folder."""
         return os.path.relpath(run.path, self.base)
 
     def markdown(self) -> str:
         """The tables as markdown, with the runs that they do not count named below."""
         alarms = [alarm_text(group) for group in self.groups]
-        headings = [column.heading for column in self.columns]
+        headings = [self.columns[i].heading for i in self.shown]
         rows = [
-            [group.label, group.n, *_texts(row, group.n), alarm or "–"]
+            [group.label, group.n, *self._texts(row, group.n), alarm or "–"]
             for group, row, alarm in zip(self.groups, self.rows(), alarms, strict=True)
         ]
         for name, row in self.references():
-            rows.append([name, n := largest(row), *_texts(row, n), "–"])
+            rows.append([name, n := largest(row), *self._texts(row, n), "–"])
         cut = None if any(alarms) else -1
         header = ["run", "n", *headings, "alarms"][:cut]
-        lines = [markdown_table(header, [row[:cut] for row in rows]), ""]
+        lines = [f"## {self.name}", ""] if self.name else []
+        lines += [markdown_table(header, [row[:cut] for row in rows]), ""]
         lines.append(
             "Mean over n seeds ± half of its 95 % interval (Student's t); table.csv has std."
         )
+        lines += [self.remark] if len(self.groups[0].values) > len(self.groups[0].shown) else []
         if paired := self.paired():
-            rows = [[g.label, n := largest(row), *_texts(row, n)] for g, row in paired]
+            rows = [[g.label, n := largest(row), *self._texts(row, n)] for g, row in paired]
             lines += ["", f"Minus {self.baseline.label}, paired by seed:", ""]
             lines += [markdown_table(["run", "pairs", *headings], rows), ""]
         for group in self.groups:
             for run in group.unfinished:
                 lines.append(
-                    f"{run.state.capitalize()}, unfinished, not counted: {self.name(run)} "
+                    f"{run.state.capitalize()}, unfinished, not counted: {self.place(run)} "
                     f"({group.label}), step {run.last_step}."
                 )
             for run in group.repeated:
-                where = f"{self.name(run)} ({group.label})"
+                where = f"{self.place(run)} ({group.label})"
                 lines.append(f"Not counted, a newer run has the same seed: {where}.")
         lines += [f"Unreadable, not counted: {message}" for _, message in self.broken]
         return "\n".join(lines) + "\n"
 
-    def csv(self, runs: Sequence[Run]) -> str:
+    def frame(self, runs: Sequence[Run]) -> pd.DataFrame:
         """Everything in full precision: each metric with its std, half 95 % interval and n."""
         keys = dict.fromkeys(row.key for run in runs for row in run.rows)
         logged = dict.fromkeys(key for run in runs for key in run.curves)
@@ -243,9 +291,13 @@ class Table:
                 # An empty cell means "none": a mean that is not a number is written as a word.
                 row += [str(c.mean), c.std, c.half, c.n] if c else [None, None, None, 0]
             rows.append(row)
-        return pd.DataFrame(rows, columns=header, dtype=object).to_csv(
-            index=False, lineterminator="\n"
-        )
+        frame = pd.DataFrame(rows, columns=header, dtype=object)
+        if self.name:
+            frame.insert(0, "data set", self.name)
+        return frame
+
+    def _texts(self, row: Sequence[Cell | None], n: int) -> list[str]:
+        return [c.text(n) if c else "–" for c in (row[i] for i in self.shown)]
 
     def _numbers(self) -> pd.DataFrame:
         return numbers(self.groups, [column.key for column in self.columns])
@@ -261,7 +313,3 @@ def alarm_text(group: Group) -> str:
 def largest(row: Sequence[Cell | None]) -> int:
     """The largest n of a row."""
     return max(c.n for c in row if c)
-
-
-def _texts(row: Sequence[Cell | None], n: int) -> list[str]:
-    return [c.text(n) if c else "–" for c in row]
