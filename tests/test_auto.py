@@ -45,7 +45,8 @@ def test_a_run_records_what_auto_became(compose, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     momentum = auto.momentum(200 // 16)
     assert record["auto"] == {
-        "data.batch_size": 16, "optim.lr": 4e-3, "method.momentum": momentum
+        "data.batch_size": 16, "optim.lr": 4e-3, "method.momentum": momentum,
+        "method.concat_views": False,
     }  # fmt: skip
 
 
