@@ -150,5 +150,32 @@ def _timm(name: str, in_channels: int, image_size: int, pretrained: bool) -> nn.
         net = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0)
     except (AssertionError, ValueError) as error:
         raise UserError(f"timm:{name} cannot take {image_size} px images: {error}") from error
-    net.dim = net.num_features
+    net.dim = _width(net, name, in_channels, image_size)  # pyright: ignore[reportArgumentType]
     return net
+
+
+def _width(net: nn.Module, name: str, in_channels: int, image_size: int) -> int:
+    """Number of features that a network returns, found by running it: timm's own number may differ.
+
+    Raises:
+        UserError: it cannot take such images, or returns no vector for each.
+    """
+    modes = {module: module.training for module in net.modules()}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            features = net.eval()(torch.zeros(2, in_channels, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        sizes = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
+        raise UserError(
+            f"timm:{name} cannot take {image_size} px images ({str(error).splitlines()[0]}). Use "
+            f"data.size={sizes[-1]}, for which it is made, or another model."
+        ) from error
+    for module, mode in modes.items():
+        module.training = mode
+    if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] < 1:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(
+            f"timm:{name} returns {shape} instead of one vector for each image: choose a model for "
+            "classification."
+        )
+    return features.shape[1]

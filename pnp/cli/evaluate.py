@@ -39,7 +39,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     source = _source(config)
     protocol = build(config["evaluation"], "evaluation")
     in_place = config["run"] and not config["run_dir"]
-    folder = Path(config["run"]) if in_place else directory.run_directory(cfg)
+    folder = Path(str(config["run"])) if in_place else directory.run_directory(cfg)
     if source == "backbone":
         subject, references = reopen.from_backbone(config), {}
     else:

@@ -43,7 +43,7 @@ def export(cfg: Any) -> Path:
     from pnp.runs import directory, reopen
 
     file = directory.find_checkpoint(config[given[0]], given[0])
-    folder = Path(config["run"]) if config["run"] else None
+    folder = Path(str(config["run"])) if config["run"] else None
     out = Path(config["out"] or (folder / "export" if folder else f"{file.with_suffix('')}_export"))
     refuse_foreign(out)
     run = reopen.open_run(file)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -134,6 +136,10 @@ def _make(images: FolderImages, file: Path) -> None:
     journal.touch()
     shape = (len(images), 3, images.size, images.size)
     mode = "r+" if done else "w+"
+    if not done and hasattr(os, "posix_fallocate"):  # on a full disk a mapped array ends in SIGBUS
+        with partial.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, max(1, math.prod(shape)))
+        mode = "r+"
     array = np.memmap(partial, np.uint8, mode, shape=shape)
     console = Console(stderr=True)
     columns = (

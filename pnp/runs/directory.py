@@ -7,11 +7,21 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pnp import files
 from pnp.errors import UserError
 from pnp.keys import BESIDE_TRAINING, NEUTRAL, original, upgrade
+
+if TYPE_CHECKING:
+    from pnp.weights import Fit
+
+
+# A run goes on with larger ones: its schedule is then that of the longer run.
+LENGTH = ("trainer.max_epochs", "trainer.max_steps")
+# Entries of every checkpoint, and those that a resumed run needs beside them.
+STATE = ("state_dict", "config", "global_step")
+PROGRESS = ("epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 
 
 def run_directory(cfg: Any) -> Path:
@@ -19,7 +29,7 @@ def run_directory(cfg: Any) -> Path:
     from hydra.core.hydra_config import HydraConfig
 
     if cfg.get("run_dir"):
-        path = Path(cfg.run_dir)
+        path = Path(str(cfg.run_dir))
         _remove_hydras_own(path)
     elif HydraConfig.initialized():
         path = Path(HydraConfig.get().runtime.output_dir)
@@ -90,11 +100,26 @@ def choices() -> dict[str, str]:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """`key: old -> new` for every key that matters and differs."""
     a, b = original(old), original(new)
+    free = (*NEUTRAL, *BESIDE_TRAINING, *(LENGTH if extends(old, new) else ()))
     return [
         f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not key.startswith((*NEUTRAL, *BESIDE_TRAINING))
+        if a.get(key) != b.get(key) and not key.startswith(free)
     ]
+
+
+def extends(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Tell whether `new` is `old` with more epochs or steps, and nothing else."""
+    a, b = original(old), original(new)
+    longer = [key for key in LENGTH if a.get(key) != b.get(key)]
+    return bool(longer) and all(_longer(a.get(key), b.get(key)) for key in longer)
+
+
+def _longer(old: object, new: object) -> bool:
+    """Tell whether a limit was raised or lifted; -1 and null are no limit."""
+    if not isinstance(new, int) or new < 0:
+        return new != "auto"
+    return old == "auto" or (isinstance(old, int) and 0 <= old < new)
 
 
 def saved_config(folder: Path) -> dict[str, Any] | None:
@@ -124,7 +149,7 @@ def find_checkpoint(path: str | Path, key: str = "resume") -> Path:
     Raises:
         UserError: the path has no checkpoint.
     """
-    path = Path(path)
+    path = Path(str(path))  # a name of digits comes as a number
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise UserError(
@@ -141,19 +166,20 @@ def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[st
         UserError: not a readable checkpoint of this program, or one of another config: the message
             names the keys that differ.
     """
-    import torch
+    from pnp import weights
 
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        checkpoint["config"] = upgrade(checkpoint["config"])
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}.") from error
-    except UserError:
-        raise
-    except Exception as error:  # a zip error, an unpickling error, a missing key: all say the same
+        checkpoint = weights.read(file, "checkpoint")
+    except UserError as error:
+        raise UserError(f"{error} It is not a checkpoint of pnp-train.") from error
+    needed = STATE if config is None else (*STATE, *PROGRESS)
+    lacking = [key for key in needed if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if lacking or not isinstance(checkpoint["config"], dict):
         raise UserError(
-            f"{file} is not a checkpoint of pnp-train ({type(error).__name__}: {error})."
-        ) from error
+            f"{file} is not a checkpoint of pnp-train: it lacks {', '.join(lacking) or 'config'}. "
+            "Weights alone are evaluated with pnp-evaluate backbone=NAME state_dict=FILE."
+        )
+    checkpoint["config"] = upgrade(checkpoint["config"])
     if config is not None and (keys := differences(checkpoint["config"], config)):
         raise UserError(
             f"{file} belongs to another config; these keys differ (checkpoint -> now):\n  "
@@ -161,6 +187,20 @@ def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[st
             + "\nGive the same values, or start a new run without resume."
         )
     return checkpoint
+
+
+def refuse_misfit(file: Path, found: "Fit") -> None:
+    """Refuse a checkpoint whose weights are not all those of the run's networks.
+
+    Raises:
+        UserError: says what fits and what does not, on one screen.
+    """
+    if not found.whole:
+        raise UserError(
+            f"{file} does not fit the networks of its configuration:\n{found.describe()}\n"
+            "It is of another version, or was changed. Its weights are evaluated with pnp-evaluate "
+            f"backbone=NAME state_dict={file}."
+        )
 
 
 def check_splits(

@@ -20,6 +20,7 @@ from pnp.evaluation.protocol import Protocol
 from pnp.export import encoder as exported
 from pnp.export.encoder import Encoder
 from pnp.runs import directory, reopen
+from pnp.weights import load
 
 DEFAULT_HEAD = 10_000  # images of each split for the decider that ends a run
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def _of_timm(name: str, weights: str | None) -> Source:
             "weights=FILE, or run where they can be downloaded."
         ) from error
     if weights is not None:
-        reopen.load_weights(net, Path(weights), "weights")
+        load(net, Path(weights), "weights")
     mean, std = ((0.5,), (0.5,)) if given is None else (given.mean, given.std)
     encoder = Encoder(net, channels=3, size=size, mean=mean, std=std).eval().requires_grad_(False)
     words = f"{name} of timm, " + ("weights of a file" if weights else "published weights")

@@ -181,7 +181,7 @@ def _plan(folder: Path, config: dict[str, Any], resume: Any, *, anew: bool) -> J
         checkpoint = directory.find_checkpoint(str(resume))
         if anew:
             directory.load_checkpoint(checkpoint, config)  # before anything of it is overwritten
-            if checkpoint.parents[1].resolve() != folder.resolve():
+            if checkpoint.resolve().parent.parent != folder.resolve():
                 _clear(folder)
         return Job(folder, checkpoint)
     old, last = directory.saved_config(folder), folder / "checkpoints" / "last.ckpt"

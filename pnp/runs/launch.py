@@ -69,13 +69,13 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
     console.fall_back()
     task = Task(run)
     sys.argv[1:] = renamed(sys.argv[1:])
-    _check_run_dir(sys.argv[1:])
+    sys.argv[1:] = _run_dir_checked(config_name, sys.argv[1:])
     status: Any = 0
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
     except SystemExit as stop:
-        if stop.code == 1 and not Sweep.stopped:
+        if stop.code == 1 and not Sweep.stopped and not Task.called:
             hint(config_name, sys.argv[1:])
         status = stop.code
     except KeyboardInterrupt:
@@ -139,6 +139,8 @@ class Task:
         run: the work.
     """
 
+    called: ClassVar[bool] = False  # the configuration was composed: a failure is no wrong key
+
     def __init__(self, run: Callable[[Any], Any]) -> None:
         self.run, self.token = run, secrets.token_hex(4)
 
@@ -147,6 +149,7 @@ class Task:
         from hydra.core.hydra_config import HydraConfig
 
         console.fall_back()  # joblib's processes did not come through `launch`
+        Task.called = True
         many = is_multirun()
         shared = many and _by_joblib(HydraConfig.get())
         if shared and not between.before:
@@ -203,6 +206,8 @@ class Task:
 
         job = HydraConfig.get()
         Sweep.folder = Path(job.sweep.dir)  # the basic launcher needs no callback
+        if not Sweep.folder.is_absolute():  # hydra.job.chdir changes the folder, not the sweep's
+            Sweep.folder = Path(HydraConfig.get().runtime.cwd) / Sweep.folder
         file = Sweep.folder / ".jobs" / f"{self.token}-{job.job.num}"
         if text is None:
             file.unlink(missing_ok=True)
@@ -225,6 +230,10 @@ def _message(error: Exception) -> str | None:
             f"memory is full ({str(error).splitlines()[0]}). Use a smaller data.batch_size; with "
             "method.global_batch=N the objective still sees N images, in batches of that size."
         )
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
+        return "cannot write a checkpoint: is the disk full? resume=auto goes on from the last one."
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads the output any more; resume=auto goes on from the last checkpoint."
     if isinstance(error, OSError) and (error.filename or error.strerror):
         return f"cannot read or write {error.filename or 'the run directory'}: {error.strerror}."
     return None
@@ -257,37 +266,67 @@ def complain(message: str) -> None:
     Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
 
 
-def _check_run_dir(arguments: list[str]) -> None:
-    """Hydra makes the run directory itself and would fail with a traceback."""
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        value = value.strip("\"'")  # Hydra's own quotes, around a path with spaces
-        if key in ("hydra.run.dir", "hydra.sweep.dir") and "${" not in value:
-            try:
-                Path(value).mkdir(parents=True, exist_ok=True)
-                probe = Path(value) / ".writable"
-                probe.touch()
-                probe.unlink()
-            except OSError as error:
-                complain(f"cannot write to {key}={value}: {error.strerror}. Choose another folder.")
-                sys.exit(2)
+def _run_dir_checked(config_name: str, arguments: list[str]) -> list[str]:
+    """The arguments, with a run directory that can be written.
+
+    Hydra makes it before anything of ours runs, and would fail with a traceback. What goes to
+    `run_dir=PATH`, or into the run that is evaluated, needs no other directory.
+    """
+    words = [word.partition("=") for word in arguments if not word.startswith("-")]
+    given = {key: value for key, _, value in words}
+    many = bool({"-m", "--multirun"} & set(arguments))
+    asked = [k for k in ("hydra.run.dir", "hydra.sweep.dir") if k in given]
+    if any(word.startswith("-") for word in arguments) and not many:
+        return arguments  # --help and its like make no directory
+    if not asked and not many and config_name in ("train", "evaluate"):
+        run = given.get("run", "").strip("\"'")
+        place = given.get("run_dir") or (given["run"] if run and Path(run).is_dir() else "")
+        if place:
+            arguments = [*arguments, f"hydra.run.dir={place}"]
+        given["hydra.run.dir"], asked = place or "runs", ["hydra.run.dir"]
+    elif not asked and many:
+        given["hydra.sweep.dir"], asked = "runs/sweep", ["hydra.sweep.dir"]
+    for key in asked:
+        value = given[key].strip("\"'")  # Hydra's own quotes, around a path with spaces
+        if "${" in value:
+            continue
+        try:
+            Path(value).mkdir(parents=True, exist_ok=True)
+            probe = Path(value) / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            complain(
+                f"cannot write to {key}={value}: {error.strerror}. Choose another folder: "
+                f"{'hydra.sweep.dir' if many else 'hydra.run.dir'}=PATH."
+            )
+            sys.exit(2)
+    return arguments
 
 
 def hint(config_name: str, arguments: list[str]) -> None:
     """After Hydra's own message about an unknown key or option: what was probably meant."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = OmegaConf.to_container(compose(config_name), resolve=False)
-    keys = list(_keys(config))
     groups = {
         p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in conf_dir().iterdir() if p.is_dir()
     }
-    for argument in arguments:
-        key, separator, value = argument.lstrip("+~").partition("=")
+    pairs = [argument.lstrip("+~").partition("=") for argument in arguments]
+    chosen = [f"{key}={value}" for key, _, value in pairs if value in groups.get(key, ())]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose(config_name, chosen), resolve=False)
+    keys = list(_keys(config))
+    for (key, separator, value), argument in zip(pairs, arguments, strict=True):
         if not separator or key.startswith(("hydra.", "hydra/")):
+            continue
+        try:
+            OverridesParser.create().parse_override(argument)
+        except HydraException:
+            complain(f"quote the value, for Hydra and for the shell: '{key}=\"{value}\"'")
             continue
         if key in groups:
             near = get_close_matches(value, groups[key], 1)

@@ -1,6 +1,7 @@
 """Config to the objects of a run: data, LightningModule, trainer, callbacks, loggers, hardware."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 
     from pnp.data import DataModule
     from pnp.method import SelfSupervised
+
+
+TRUE = ("1", "true", "yes", "on")  # of WANDB_DISABLED
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "16", "bf16")
+# Keys of Lightning's Trainer that are not the user's, and what to use in their place.
+OURS = {
+    "default_root_dir": "the run directory is run_dir=PATH",
+    "logger": "use logger=csv for metrics.csv alone, or logger=wandb",
+    "callbacks": "they are the section callbacks, as in callbacks.monitor.every_n_epochs=2",
+    "log_every_n_steps": "use method.log_every=10",
+    "enable_model_summary": "the first line of a run counts the parameters",
+    "enable_checkpointing": "leave checkpoints out with ~callbacks.checkpoints",
+    "num_sanity_val_steps": "there is no validation loop; the monitor measures validation",
+    "use_distributed_sampler": "the images are dealt to the processes by pnp-train",
+}
 
 
 def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
@@ -73,6 +89,10 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
     from pnp.callbacks.progress import EpochLines, Progress
 
     options = dict(config["trainer"])
+    for key, instead in OURS.items():
+        if key in options:
+            raise UserError(f"trainer.{key} is set by pnp-train itself: {instead}.")
+    terminal = bool(options.pop("enable_progress_bar", True)) and Console().is_terminal
     known = {k: v for k, v in options.items() if v != "auto" and k != "tf32"}
     check_call(lightning.Trainer, known, "trainer")
     if options["max_epochs"] == "auto":
@@ -92,7 +112,8 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
             "trainer.sync_batchnorm=true: torch synchronises BatchNorm between GPUs only. On a CPU "
             "leave it at auto: each process then normalises its own share of the batch."
         )
-    terminal = Console().is_terminal
+    if options["accelerator"] == "cpu" and options["devices"] != "auto":
+        whole("trainer.devices", options["devices"])  # of a CPU: processes
     callbacks = [*_callbacks(config, folder), Progress() if terminal else EpochLines()]
     quick = bool(options.get("fast_dev_run"))
     try:
@@ -108,7 +129,7 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # our loader shards by itself
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {error}") from error
 
 
@@ -152,6 +173,11 @@ def hardware(
             f"Check nvidia-smi and the installed torch build, or use {section}accelerator=cpu."
         )
     choice(f"{section}accelerator", accelerator, ("auto", "cpu", "gpu", "cuda", "mps"))
+    if str(precision) not in PRECISIONS:
+        raise UserError(
+            f"{section}precision={precision}: weights, teacher and statistics are kept in 32 bits. "
+            f"Use bf16-mixed or 32-true; {', '.join(PRECISIONS)} are possible."
+        )
     if accelerator == "auto":
         accelerator = "gpu" if gpu else "cpu"
     if precision != "auto":
@@ -186,7 +212,12 @@ def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> lis
 
     chosen: list[Any] = [CSVLog(folder)]
     options = dict(config.get("wandb") or {})
-    if options and not dummy:
+    # W&B's own variables do what they do everywhere: they win over the configuration.
+    given = os.environ.get("WANDB_MODE", "").replace("dryrun", "offline")
+    given = "disabled" if os.environ.get("WANDB_DISABLED", "").lower() in TRUE else given
+    if options and given:
+        options["mode"] = given
+    if options and options.get("mode") != "disabled" and not dummy:
         from pnp.loggers.wandb import WandbLog
         from pnp.runs import directory
 
@@ -194,6 +225,8 @@ def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> lis
         if job is not None and job.mode is not None and job.mode.name == "MULTIRUN":
             options["name"] = options.get("name") or job.job.override_dirname
             options["group"] = options.get("group") or Path(job.sweep.dir).name
+            if "WANDB_SWEEP_ID" not in os.environ:  # one id for all jobs would mix them up
+                os.environ.pop("WANDB_RUN_ID", None)
         check_call(WandbLog, {"folder": folder, **options}, "wandb")
         chosen.append(WandbLog(folder, {**config, "commit": directory.commit()}, **options))
     return chosen

@@ -50,6 +50,9 @@ def check(trainer: Mapping[str, object], multirun: bool) -> None:
         UserError: several processes inside a multirun, or not as many as the trainer expects.
     """
     devices, nodes = trainer["devices"], trainer["num_nodes"]
+    if "SLURM_NTASKS" in os.environ and "SLURM_PROCID" not in os.environ:
+        # A shell of salloc, whatever its name: Lightning knows one by these names only.
+        os.environ["SLURM_JOB_NAME"] = "interactive"
     _, world = started_outside()
     several = world > 1 or (isinstance(devices, int) and devices > 1)
     if multirun and several:
@@ -65,6 +68,12 @@ def check(trainer: Mapping[str, object], multirun: bool) -> None:
         and isinstance(nodes, int)
         and devices * nodes != world
     ):
+        if "SLURM_PROCID" in os.environ and "SLURM_STEP_NUM_TASKS" not in os.environ:
+            raise UserError(
+                f"SLURM_NTASKS={world}, but trainer.devices={devices} × trainer.num_nodes={nodes}. "
+                f"Start one process here with: env -u SLURM_NTASKS -u SLURM_PROCID pnp-train …; or "
+                f"all {world} with: srun pnp-train trainer=ddp trainer.devices={world} …"
+            )
         raise UserError(
             f"{world} processes were started, but trainer.devices={devices} × "
             f"trainer.num_nodes={nodes} expects {devices * nodes}. Add trainer=ddp and the two "

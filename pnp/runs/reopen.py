@@ -9,7 +9,7 @@ import lightning
 import torch
 from torch import nn
 
-from pnp import __version__, files
+from pnp import __version__, files, weights
 from pnp.backbones import SMALL_IMAGE, backbone
 from pnp.data import DataModule
 from pnp.errors import UserError, choice
@@ -45,7 +45,9 @@ def open_run(file: Path) -> Run:
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, untrained = parts(config)
     directory.check_splits(file, checkpoint, data.split_record(), data.root)
-    module.load_state_dict(checkpoint["state_dict"])
+    found = weights.fit(module, checkpoint["state_dict"])
+    directory.refuse_misfit(file, found)
+    module.load_state_dict(found.state)
     return Run(checkpoint, data, module, untrained)
 
 
@@ -88,39 +90,13 @@ def from_backbone(config: Mapping[str, Any]) -> Subject:
         options["name"] = options.get("name", "small_cnn") if name == "random" else name
         network = backbone(**options, pretrained=config["pretrained"])
     if config["state_dict"]:
-        load_weights(network, Path(config["state_dict"]))
+        weights.load(network, Path(str(config["state_dict"])), partial=config["partial"])
     elif name not in ("pixels", "random") and not config["pretrained"]:
         raise UserError(
             f"backbone={name} has no weights: give state_dict=FILE or pretrained=true, or "
-            f"backbone=random model.name={name} to evaluate it untrained."
+            f"backbone=random model='{{name: {name}}}' to evaluate it untrained."
         )
     return Subject({"network": network}, None, data, views)
-
-
-def load_weights(network: nn.Module, file: Path, key: str = "state_dict") -> None:
-    """Load weights into a backbone, safely; a classifier's last layer may be left over.
-
-    Raises:
-        UserError: the file cannot be read, or its weights do not fit.
-    """
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-    except Exception as error:  # whatever is wrong with the file, this is what the user needs
-        raise UserError(f"{key}={file} cannot be read: {error}") from error
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    heads = ("fc.", "head.", "classifier.")
-    if missing or [key for key in unexpected if not key.startswith(heads)]:
-        raise UserError(
-            f"{key}={file} does not fit {type(network).__name__}: {len(missing)} keys missing "
-            f"({', '.join(missing[:3])}…), {len(unexpected)} unexpected "
-            f"({', '.join(unexpected[:3])}…). Strip prefixes such as 'backbone.' from its keys."
-        )
 
 
 def on_data(subject: Subject, name: str, options: Mapping[str, Any]) -> Subject:
@@ -169,6 +145,7 @@ def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, 
     options |= {"in_channels": data.channels, "image_size": data.size}
     if options.get("stem") == "auto":  # resolved, for readers and for other loaders
         options["stem"] = "small" if data.size <= SMALL_IMAGE else "large"
+    weights.refuse_odd(networks[name].state_dict(), f"the {name} of {file}")
     net = Encoder(
         networks[name].backbone,
         channels=data.channels,

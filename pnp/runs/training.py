@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from rich.console import Console
 from rich.markup import escape
 
-from pnp import auto, files
+from pnp import auto, files, weights
 from pnp.cpu import keep_freed_memory
 from pnp.data.describe import describe, flip_hint
 from pnp.distributed import leave_at_exit
@@ -60,8 +61,14 @@ def fit(
     step = 0
     if checkpoint:
         saved = directory.load_checkpoint(checkpoint, config)
+        found = weights.fit(module, saved["state_dict"])
+        directory.refuse_misfit(checkpoint, replace(found, left=[found.prefix, *found.left])
+                                if found.prefix else found)  # fmt: skip
         directory.check_splits(checkpoint, saved, data.split_record(), data.root)
         step = int(saved["global_step"])
+        if directory.extends(saved["config"], config) and trainer.is_global_zero:
+            print(f"goes on beyond its end, at step {step}: learning rate and momentum follow the "
+                  "schedule of the longer run")  # fmt: skip
     trainer.loggers[0].continue_from(step)  # pyright: ignore[reportAttributeAccessIssue]
     if trainer.is_global_zero:
         header = partial(print_header, data=data, config=config, folder=folder, step=step)

@@ -1,0 +1,154 @@
+"""Trainer keys, backbones and surroundings: it works, or one message says what to do, in time."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pnp.backbones import backbone
+from pnp.errors import UserError
+from pnp.runs import directory, launch, parts, processes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.logger=false"], r"set by pnp-train itself: use logger=csv"),
+        (["+trainer.callbacks=[]"], "set by pnp-train itself"),
+        (["+trainer.log_every_n_steps=5"], "use method.log_every=10"),
+        (["+trainer.default_root_dir=x"], "run_dir=PATH"),
+        (["+trainer.enable_checkpointing=false"], "~callbacks.checkpoints"),
+        (["trainer.precision=bf16-true"], "Use bf16-mixed or 32-true"),
+        (["trainer.precision=64-true"], "Use bf16-mixed or 32-true"),
+        (["trainer.devices=-1"], r"trainer.devices=-1: give a whole number"),
+        (["trainer.devices=[0]"], r"trainer.devices=\[0\]: give a whole number"),
+    ],
+)
+def test_what_a_trainer_cannot_be_given_is_said_before_it_is_built(
+    compose, tmp_path, overrides, message
+):
+    config = parts.upgrade(launch.OmegaConf.to_container(compose(*overrides), resolve=True))
+    data = SimpleNamespace(global_batch=None, batch_size=16, pretrain=range(64))
+    with pytest.raises(UserError, match=message):
+        parts.build_trainer(config, tmp_path, data)
+
+
+def test_the_advice_on_trainer_keys_works(compose, tmp_path):
+    advice = (
+        "logger=csv", "method.log_every=10", "~callbacks.checkpoints", "trainer.precision=32-true",
+        "callbacks.monitor.every_n_epochs=2", "+trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    config = launch.OmegaConf.to_container(compose(*advice), resolve=True)
+    data = SimpleNamespace(global_batch=None, batch_size=16, pretrain=range(64))
+    assert parts.build_trainer(config, tmp_path, data).checkpoint_callbacks == []
+
+
+def test_a_backbone_of_timm_knows_its_width_or_is_refused_with_a_size_that_works():
+    net = backbone("timm:mobilenetv3_small_050", image_size=32)
+    assert net.training
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, net.dim)
+    for name, size in (("inception_v3", 32), ("crossvit_tiny_240", 64)):
+        with pytest.raises(UserError, match=rf"cannot take {size} px images.*data.size="):
+            backbone(f"timm:{name}", image_size=size)
+    for name in ("test_vit", "test_convnext", "test_byobnet"):
+        net = backbone(f"timm:{name}", image_size=32)
+        assert net(torch.zeros(2, 3, 32, 32)).shape == (2, net.dim)
+
+
+def test_a_shell_of_salloc_is_one_process_and_a_batch_script_is_told_what_to_type(monkeypatch):
+    for key in [key for key in os.environ if key.startswith("SLURM")]:
+        monkeypatch.delenv(key)
+    trainer = {"devices": 1, "num_nodes": 1}
+    for key, value in {"JOB_ID": "1", "NTASKS": "8", "JOB_NAME": "mywork"}.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    processes.check(trainer, False)
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    assert not SLURMEnvironment.detect()
+    monkeypatch.setenv("SLURM_JOB_NAME", "jupyter")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(UserError, match=r"env -u SLURM_NTASKS .*srun pnp-train trainer=ddp"):
+        processes.check(trainer, False)
+    monkeypatch.delenv("SLURM_NTASKS")  # the first advice
+    processes.check(trainer, False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")  # the second
+    processes.check({"devices": 8, "num_nodes": 1}, False)
+
+
+def test_wandbs_own_variables_win(compose, tmp_path, monkeypatch):
+    config = launch.OmegaConf.to_container(compose("logger=wandb"), resolve=True)
+    kinds = lambda: [logger.name for logger in parts.loggers(config, tmp_path)]  # noqa: E731
+    assert kinds() == ["csv", "wandb"]
+    for key, value in (("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")):
+        with monkeypatch.context() as m:
+            m.setenv(key, value)
+            assert kinds() == ["csv"]
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert parts.loggers(config, tmp_path)[1].mode == "offline"
+    monkeypatch.delenv("WANDB_MODE")
+    config["wandb"]["mode"] = "disabled"
+    assert kinds() == ["csv"]
+
+
+def run(*words, cwd, **env):
+    command = [sys.executable, "-m", "pnp.cli.train", *words]
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_folder_that_cannot_be_written_and_an_unknown_key_end_in_one_message(tmp_path):
+    (tmp_path / "runs").symlink_to("/nonexistent/scratch")
+    done = run("trainer.max_steps=1", cwd=tmp_path)
+    assert (done.returncode, "hydra.run.dir=PATH" in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("data=image_folder", "data.rot=x", "run_dir=here", cwd=tmp_path)
+    assert "data.rot is unknown: did you mean data.root?" in done.stderr
+
+
+def test_hints_follow_unknown_keys_and_odd_values_only(capsys):
+    launch.hint("train", ["data=image_folder", "data.root=p", "data.on_corupt=skip"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "data.on_corupt is unknown: did you mean data.on_corrupt?" in said
+    assert "data.root" not in said
+    launch.hint("train", ["data=image_folder", "data.root=a=b"])
+    assert "'data.root=\"a=b\"'" in " ".join(capsys.readouterr().err.split())
+    config = launch.compose("train", ["data=image_folder", 'data.root="a=b"'])
+    assert config["data"]["root"] == "a=b"
+
+
+def test_no_logger_means_csv(capsys):
+    for word in ("logger=null", "logger=false"):
+        assert launch.compose("train", [word])["wandb"] is None
+    assert launch.compose("train", ["wandb=false"])["wandb"] is False
+
+
+def test_a_run_may_be_made_longer_and_not_shorter():
+    def changed(old, new):
+        a, b = ({"trainer": {"max_epochs": v, "max_steps": -1}, "seed": 0} for v in (old, new))
+        return directory.differences(a, b)
+
+    assert changed(3, 5) == changed("auto", 5) == changed(3, 3) == []
+    assert changed(5, 3)
+    assert changed(3, "auto")
+
+
+def test_a_full_disk_is_a_message_where_a_mapped_file_would_end_the_process(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from pnp.data import DataModule
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for i in range(12):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"No space left on device.*data.cache=false"):
+        DataModule("image_folder", root=str(tmp_path), size=8, cache=True).setup("fit")
+    said = launch._message(RuntimeError("PytorchStreamWriter failed writing file data/1"))
+    assert "is the disk full" in str(said)
