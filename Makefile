@@ -8,7 +8,7 @@ ARGS ?=
 # Tests side by side; stragglers are handed over to whoever is free.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup train test test-all lint format ablation bench gpu docs wheel-test lock clean
+.PHONY: help setup train test test-all test-versions lint format ablation bench gpu docs wheel-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,18 @@ test: .venv/.ready  ## the tests (under 10 minutes on 2 cores)
 test-all: .venv/.ready  ## the slow tests too, and the wheel
 	$(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
 	$(MAKE) --no-print-directory wheel-test
+
+# By hand and at each release: the lowest versions of pyproject.toml and the newest, for each Python
+# there is; CONTRIBUTING.md has the table. Takes gigabytes and about half an hour a row.
+VERSIONS ?= 3.11 3.12 3.13
+test-versions:  ## the tests with the lowest and newest dependencies, for every Python at hand
+	for python in $(VERSIONS); do for resolution in lowest-direct highest; do \
+		$(UV) python find -q $$python >/dev/null 2>&1 || { echo "skipped: no Python $$python here"; continue; }; \
+		echo "== Python $$python, $$resolution"; \
+		$(UV) venv -q --clear --python $$python build/versions && \
+		$(UV) pip install -q --python build/versions/bin/python --resolution $$resolution -e '.[dev,sweeps]' && \
+		build/versions/bin/python -m pytest $(PARALLEL) $(ARGS) || exit 1; \
+	done; done
 
 lint: .venv/.ready  ## ruff, ruff format, pyright
 	$(BIN)/ruff check .

@@ -34,6 +34,9 @@ def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
             function = getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise UserError(f"{where}._target_={target!r} does not exist: {error}.") from error
+        if not (inspect.isclass(function) and function.__module__.startswith("pnp.")):
+            # Files from strangers name targets, too: a function of ours may write any file.
+            raise UserError(f"{where}._target_={target!r} is not allowed: it is no class of pnp.")
     else:
         function = plugins.find(target, f"{where}._target_")
     values.update(extra)

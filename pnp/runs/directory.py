@@ -123,13 +123,25 @@ def _longer(old: object, new: object) -> bool:
 
 
 def saved_config(folder: Path) -> dict[str, Any] | None:
-    """The `config.yaml` of a run directory; None where there is none."""
+    """The `config.yaml` of a run directory; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     file = folder / "config.yaml"
     if not file.is_file():
         return None
-    return OmegaConf.to_container(OmegaConf.load(file))  # pyright: ignore[reportReturnType]
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(file))
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} should hold a mapping of keys to values, not {config!r:.80}.")
+    return config  # pyright: ignore[reportReturnType]
 
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:
