@@ -69,9 +69,6 @@ def renamed(overrides: Sequence[str]) -> list[str]:
     """Overrides of a command line with today's keys; each replacement prints one line."""
     words: list[str] = []
     for word in overrides:
-        if word in ("logger=null", "logger=false", "logger=none", "logger="):
-            print(f"{word} means logger=csv: metrics.csv is always written.")
-            word = "logger=csv"
         key, equals, value = word.partition("=")
         bare = key.lstrip("+~")
         if place := MOVED.get(bare):

@@ -23,6 +23,8 @@ from pnp.runs import directory, launch, parts, processes
         (["+trainer.enable_checkpointing=false"], "~callbacks.checkpoints"),
         (["trainer.precision=bf16-true"], "Use bf16-mixed or 32-true"),
         (["trainer.precision=64-true"], "Use bf16-mixed or 32-true"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0 trains nothing"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0 trains nothing"),
         (["trainer.devices=-1"], r"trainer.devices=-1: give a whole number"),
         (["trainer.devices=[0]"], r"trainer.devices=\[0\]: give a whole number"),
     ],

@@ -243,6 +243,7 @@ def test_collapse_raises_the_alarm_with_its_kind(compose, tmp_path):
         ("trainer.max_epochs=-7", "trainer.max_epochs=-7: give a whole number, at least -1"),
         ("evaluation.k=0", "evaluation.k=0: give a whole number, at least 1"),
         ("method._target_=os.system", "not allowed"),
+        ("+trainer.limit_train_batches=0", "no batch is left to train on"),
         ("method._target_=pnp.method.SelfSupervise", "does not exist"),
     ],
 )

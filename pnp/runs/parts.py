@@ -100,6 +100,8 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
     for key, least in (("max_epochs", -1), ("max_steps", -1), ("accumulate_grad_batches", 1)):
         if options[key] is not None:
             whole(f"trainer.{key}", options[key], least)
+        if options[key] == 0:
+            raise UserError(f"trainer.{key}=0 trains nothing: give 1 or more, or -1 for no limit.")
     options["accelerator"], options["precision"] = hardware(
         options["accelerator"], options["precision"]
     )
