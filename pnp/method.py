@@ -323,8 +323,8 @@ class SelfSupervised(L.LightningModule):
             batches = max(1, self.trainer.max_steps * self.trainer.accumulate_grad_batches)
         if batches < 1:
             raise UserError(
-                f"trainer.limit_train_batches={self.trainer.limit_train_batches}: no batch is left to train on. Give a whole "
-                "number of batches, or a larger share of them."
+                f"trainer.limit_train_batches={self.trainer.limit_train_batches}: no batch is left "
+                "to train on. Give a whole number of batches, or a larger share of them."
             )
         self.steps_per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
         limits = (self.trainer.max_steps, self.steps_per_epoch * (self.trainer.max_epochs or -1))
