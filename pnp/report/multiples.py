@@ -8,6 +8,7 @@ from io import StringIO
 from itertools import pairwise
 
 from pnp.report.reading import Curve, describe_curve, split_key
+from pnp.results import OWNERS
 
 # matplotlib knows no CSS variables: these inks are put in their place afterwards.
 INKS = {
@@ -16,7 +17,7 @@ INKS = {
     "text": ("#010103", "var(--soft)"),
     "grid": ("#010104", "var(--rule)"),
 }
-ORDER = ("teacher", "student", "average", "network", "pixels", "random", "batch", "")
+ORDER = (*OWNERS, "batch", "")
 LARGEST = 1e100  # beyond this an axis overflows
 
 
