@@ -92,7 +92,7 @@ def worker(index, world, folder):
         torch.save(results, f"{folder}/{index}.pt")
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 def test_every_rank_has_the_terms_and_gradients_of_one_on_the_global_batch(tmp_path, world):
     mp.spawn(worker, (world, str(tmp_path)), nprocs=world)
     cases = [case for case in CASES if world == 2 or case[0] in FEW]

@@ -28,6 +28,7 @@ def module(compose):
     return parts(plain(compose()))[1]
 
 
+@pytest.mark.slow
 def test_the_command_passes_on_a_sound_configuration_and_says_where_the_time_goes():
     run = subprocess.run(
         [sys.executable, "-m", "pnp.cli.doctor", *TINY],
