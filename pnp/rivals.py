@@ -1,7 +1,7 @@
 """Objectives of the other methods: (student, teacher, epoch) -> {"loss", terms}.
 
-SimCLR and VICReg are weighted sums of the terms of `pnp.losses`, which `lightly.loss` confirms in
-the tests; the others are lightly's.
+SimCLR and VICReg are weighted sums of the terms of `pnp.losses`, compared in the tests with their
+papers' formulas; the other losses are lightly's.
 
 Student outputs are (V, N, K): V views of this process's N images, global views first; teacher
 outputs are (W, N, K) of the first W of them, without gradient. A loss of pairs of views is the mean
