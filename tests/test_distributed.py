@@ -133,6 +133,7 @@ if sys.argv[2] == "leave":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the threads in /proc")
 def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(tmp_path):
     def left(how):

@@ -137,6 +137,7 @@ def worker(index, folder):
         torch.save(grads, f"{folder}/{index}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_with_pieces_give_the_gradient_of_one_without(tmp_path):
     mp.spawn(worker, (str(tmp_path),), nprocs=2)
     _, expected = step(module(None))

@@ -112,7 +112,7 @@ def wait_for(file: Path) -> None:
     assert file.exists()
 
 
-@pytest.mark.parametrize("kills", [pytest.param(10, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("kills", [pytest.param(n, marks=pytest.mark.slow) for n in (2, 10)])
 def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(runs, tmp_path, kills):
     draws = random.Random(kills)
     runs.start("hydra.run.dir=whole/run")  # not beside the others: it would be found
