@@ -86,7 +86,7 @@ def state_of(content: Any, file: Path, key: str) -> tuple[dict[str, Tensor], str
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a file fit a module.
+    """Fit of the tensors of a file to a module.
 
     Args:
         state: those that fit, under the module's names.
@@ -108,7 +108,7 @@ class Fit:
         return not (self.missing or self.shapes or self.left)
 
     def describe(self) -> str:
-        """What fits and what does not, on one screen."""
+        """Tensors that fit and that do not, on one screen."""
         lines = [
             f"  fit: {len(self.state)}" + (f" (prefix {self.prefix!r})" if self.prefix else ""),
             *(f"  {name}: {theirs} in the file, {ours} here"

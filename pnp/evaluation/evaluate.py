@@ -127,7 +127,7 @@ def evaluate_networks(
 
 
 def probe_device(features: Mapping[str, Tensor], device: torch.device) -> torch.device:
-    """Where to fit probes: on a GPU if copies of all features fit there, else on the CPU."""
+    """Device to fit probes on: a GPU if copies of all features fit there, else the CPU."""
     if device.type != "cuda":
         return torch.device("cpu")
     free, _ = torch.cuda.mem_get_info(device)

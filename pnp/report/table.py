@@ -189,7 +189,7 @@ class Table:
 
     @property
     def remark(self) -> str:
-        """What else differs between the groups, and what that means for comparing them."""
+        """Remarks on what else differs between the groups, and whether they can be compared."""
         group, parts = self.groups[0], []
         names = list(group.values)
         if hidden := [name for name in names if name not in group.shown]:
