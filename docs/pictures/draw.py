@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/concepts.md: `python docs/pictures/draw.py`.
+"""Draw the pictures of docs/concepts.md and docs/method.md: `python docs/pictures/draw.py`.
 
 Each carries its own background and follows the reader's light or dark setting, so it is legible on
 any page.
@@ -255,7 +255,67 @@ def skeleton() -> str:
     return picture(420, 344, title, shapes)
 
 
-PICTURES = {f.__name__: f for f in (forces, terms, band, collapse, skeleton)}
+def balance() -> str:
+    """Pull and push on one embedding, and which pairs each kernel pushes."""
+    left, base, unit = 24, 196, 15
+
+    def bars(x: int, name: str, pull: float, push: float, how: str) -> list[str]:
+        tall = [(x, "a", pull), (x + 24, "c", push)]
+        return [
+            *(
+                f'<rect class="{colour}" x="{at}" y="{base - unit * force:g}" width="20" '
+                f'height="{unit * force:g}"/>'
+                for at, colour, force in tall
+            ),
+            *(
+                text(at + 10, base - unit * force - 5, f"{force:g}", "m small")
+                for at, _, force in tall
+            ),
+            text(x + 22, base + 18, name, "m small"),
+            text(x + 22, base + 32, how, "m small"),
+        ]
+
+    forces = [
+        text(200, 24, "pull and push on one embedding", "m b"),
+        line([(left, base), (380, base)], "ink"),
+        *bars(44, "default", 2, 4, "teacher"),
+        *bars(134, "NT-Xent", 4, 4, "no teacher"),
+        *bars(224, "gaussian, t = 2", 2, 8, "teacher"),
+        *bars(314, "hinge", 2, 0, "all apart"),
+        *(
+            shape
+            for x, colour, word in ((120, "a", "alignment"), (216, "c", "repulsion"))
+            for shape in (dot(x, 40, colour), text(x + 10, 44, word, "small"))
+        ),
+    ]
+
+    x, y, wide, high, start = 40, 416, 330, 128, -0.4
+    steps = [start + (1 - start) * i / 60 for i in range(61)]
+    kernels: tuple[tuple[str, str, Callable[[float], float]], ...] = (
+        ("a", "logsumexp, τ = .2", lambda s: math.exp((s - 1) / 0.2)),
+        ("d", "gaussian, t = 2", lambda s: math.exp(4 * (s - 1))),
+        ("c", "hinge, margin .2", lambda s: max(0.0, s - 0.2) / 0.8),
+    )
+    curves = [
+        text(200, 260, "push between two images, by their cosine (at 1: 1)", "m b"),
+        line([(x, y), (x + wide, y)], "ink"),
+        *(
+            text(x + wide * (c - start) / (1 - start), y + 18, f"{c:g}", "m small")
+            for c in (0, 0.2, 0.5, 1)
+        ),
+    ]
+    for i, (colour, name, weight) in enumerate(kernels):
+        points = [(x + wide * (s - start) / (1 - start), y - high * weight(s)) for s in steps]
+        curves += [line(points, f"{colour} line"), dot(58, 290 + 20 * i, colour)]
+        curves.append(text(70, 294 + 20 * i, name, "small"))
+    title = (
+        "Pull and push of alignment and repulsion on an embedding for four objectives; the push "
+        "of three kernels against the cosine of two images"
+    )
+    return picture(400, 446, title, [*forces, *curves])
+
+
+PICTURES = {f.__name__: f for f in (forces, terms, band, collapse, skeleton, balance)}
 
 
 if __name__ == "__main__":
