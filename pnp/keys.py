@@ -23,6 +23,7 @@ MOVED = {"objective.global_batch": "method.global_batch"}
 # Keys of later versions, with the value that does what earlier ones did.
 ADDED = {
     "data.votes": None,
+    "evaluation.views": 1,
     "objective.t": 2.0,
     "objective.beta": 1.0,
     "objective.temperature": 0.2,

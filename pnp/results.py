@@ -311,7 +311,7 @@ METRICS = {
     # Loss terms, logged in training.
     "loss/total": Metric("total", "", "weighted sum of the terms"),
     "loss/alignment": Metric("alignment", "", "0 = views agree, 4 = opposite"),
-    "loss/repulsion": Metric("repulsion", "", "0 = no two images closer than the margin"),
+    "loss/repulsion": Metric("repulsion", "", "the lower, the farther apart different images are"),
     "loss/coding_rate": Metric("coding rate", "", "least when all axes are used alike"),
     "loss/covariance": Metric("covariance", "", "0 = no two axes carry the same thing"),
     "loss/variance": Metric("variance", "", "0 = every axis spread enough"),

@@ -11,10 +11,10 @@ from hydra import initialize_config_dir
 
 from pnp.cli.evaluate import evaluate
 from pnp.cli.train import train
-from pnp.data import DataModule
+from pnp.data import DataModule, ImageSet
 from pnp.errors import UserError
 from pnp.evaluation.concept_bands import Budgets, band_rows, concept_bands, concept_targets
-from pnp.evaluation.features import fingerprint, remembered
+from pnp.evaluation.features import extract, fingerprint, remembered
 from pnp.evaluation.probes import Space
 from pnp.results import find
 from pnp.runs.launch import conf_dir
@@ -57,6 +57,29 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
     again = judged(f"ckpt={file}", f"run_dir={out}", *options)
     assert again["test/knn/teacher"] == first["test/knn/teacher"]
     assert (out / "report.html").exists()
+
+
+def test_features_may_be_means_over_views_and_the_protocol_says_so(compose, tmp_path):
+    first = train(compose("evaluation.references=[pixels]"))
+    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF)
+    out = tmp_path / "views"
+    run = (f"run={tmp_path / 'run'}", f"run_dir={out}", *options)
+    averaged = judged(*run, "evaluation.views=3", "evaluation.references=[pixels]")
+    facts = json.loads((out / "run.json").read_text())
+    assert "of 3 views of each image, averaged, student" in facts["protocol"]
+    assert averaged["reference/pixels/knn"] == first["reference/pixels/knn"]
+    key = "test/features/student/mean_cosine"
+    assert averaged[key] != first[key]  # pyright: ignore
+    with pytest.raises(UserError, match=r"evaluation.views=0: give a whole number, at least 1"):
+        judged(*run, "evaluation.views=0")
+
+
+def test_outputs_are_the_mean_over_the_views_of_each_image():
+    images = ImageSet(torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1), torch.zeros(6).long())
+    (means,) = extract(
+        torch.nn.Flatten(), images, lambda x: torch.cat([x, 3.0 * x]), views=2, batch_size=4
+    )
+    assert torch.equal(means, 2.0 * torch.arange(6.0)[:, None])
 
 
 def test_probe_data_sets_are_independent_of_the_pretraining_data(compose, tmp_path):

@@ -75,7 +75,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     facts["splits"] = subject.data.split_record()
     if training := files.read_json(folder / "run.json", dict, {}):  # its own facts stay
         facts = {**training, "evaluated": facts}
-    return write_results(folder, rows, facts)
+    return write_results(folder, rows, facts, protocol)
 
 
 def _source(config: dict[str, Any]) -> str:

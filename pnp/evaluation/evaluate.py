@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,8 @@ def _representations(
 ) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Tensor] | None]]:
     """Owner, features by split and embeddings by split or None; rank 0 alone gets them."""
     images = sum(len(setting.data.splits[name]) for name in protocol.splits)
+    several, draws = copy(setting.views), generator(0, device=setting.device)
+    several.count = protocol.views
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, transient=True, disable=rank() > 0) as bar:
         for name, network in {**networks, **references}.items():
@@ -246,19 +249,22 @@ def _representations(
             network = network.to(setting.device)
             network.to(memory_format=setting.memory_format)  # pyright: ignore[reportCallIssue]
             both = hasattr(network, "projector")
+            count = 1 if isinstance(network, Pixels) else protocol.views
             outputs = split_features(
                 network,
                 setting.data,
-                setting.views.plain,
+                setting.views.plain if count == 1 else lambda x: several(x, draws).flatten(0, 1),
                 protocol.splits,
                 outputs=2 if both else 1,
-                # Pixels are the images themselves: nothing to keep.
-                cache=None if isinstance(network, Pixels) else setting.cache,
+                # Pixels are the images themselves: nothing to keep. Views are drawn anew.
+                cache=None if isinstance(network, Pixels) or count > 1 else setting.cache,
                 preprocessing=f"{setting.data.size} {setting.data.mean} {setting.data.std} "
                 f"{setting.precision}",
                 device=setting.device,
                 memory_format=setting.memory_format,
                 autocast=setting.autocast,
+                views=count,
+                batch_size=max(1, 500 // count),
                 advance=lambda done, task=task: bar.advance(task, done),
             )
             bar.update(task, description=f"{OWNERS.get(name, name)}: probes and bands", total=None)

@@ -29,6 +29,7 @@ def extract(
     autocast: Autocast = nullcontext,
     advance: Callable[[int], object] = lambda done: None,
     shared: bool = False,
+    views: int = 1,
 ) -> list[Tensor]:
     """Every output of `network` for every image, in order, in float32 on the CPU.
 
@@ -37,13 +38,15 @@ def extract(
     Args:
         network: images (N, C, S, S) to a tensor or a tuple of tensors, each `(N, …)`.
         images: the set to run over.
-        plain: uint8 images to normalised ones, without augmentation.
+        plain: uint8 images to normalised ones, without augmentation; with `views` to that many
+            of each, the first of all images first.
         device: where the network lives.
         batch_size: images per forward.
         memory_format: of the images.
         autocast: context for each forward, for instance bf16 autocast.
         advance: called with the number of images done after each batch, for progress bars.
         shared: all processes call this, each takes its part of the images, all get everything.
+        views: outputs are the mean over that many views of an image.
 
     Returns:
         One tensor `(N, …)` per output.
@@ -60,7 +63,8 @@ def extract(
         with autocast():
             outputs = network(batch)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        batches.append([output[: len(mine)].float().cpu() for output in outputs])
+        means = (output.float().unflatten(0, (views, -1)).mean(0) for output in outputs)
+        batches.append([output[: len(mine)].cpu() for output in means])
         advance(len(index))
     for module, mode in modes.items():
         module.training = mode

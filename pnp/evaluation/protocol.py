@@ -27,8 +27,8 @@ from pnp.results import Row
 FIT = ("train", "validation")
 REPORT = ("calibration", "test")
 TEXT = (
-    "Frozen backbone features (before the projector) of images without augmentation, student and "
-    "EMA teacher after the last step, selected by nothing. Probes are fitted on train + "
+    "Frozen backbone features (before the projector) of {}, student and EMA "
+    "teacher after the last step, selected by nothing. Probes are fitted on train + "
     "validation; the linear probe's l2 is chosen on validation (fitted on train). Their test "
     "numbers are on calibration + test, with 95 % Clopper-Pearson intervals. Bands: heads fitted "
     "likewise, thresholds certified on calibration, numbers on test. References: raw pixels, and "
@@ -58,6 +58,8 @@ class Protocol:
         band: error budgets, see `pnp.band.inputs.Budgets`; None leaves the band out.
         test: use calibration and test images; off while tuning.
         cache: keep features in the run directory, for `pnp-evaluate`.
+        views: features are the mean over that many views, drawn as in training; 1 takes the image
+            without augmentation. Pixels are always those of the image.
 
     Raises:
         UserError: a value out of range.
@@ -72,11 +74,13 @@ class Protocol:
     band: Mapping[str, Any] | None = field(default_factory=dict[str, Any])
     test: bool = True
     cache: bool = False
+    views: int = 1
 
     def __post_init__(self) -> None:
         for name in self.references:
             choice("evaluation.references", name, ("pixels", "random"))
         whole("evaluation.k", self.k)
+        whole("evaluation.views", self.views)
         number("evaluation.temperature", self.temperature, 0, open_low=True)
         if not self.l2:
             raise UserError("evaluation.l2=[]: give at least one number above 0.")
@@ -95,6 +99,17 @@ class Protocol:
     def splits(self) -> tuple[str, ...]:
         """The splits whose features are needed."""
         return (*FIT, *REPORT) if self.test else FIT
+
+    @property
+    def images(self) -> str:
+        """What networks see, in words."""
+        several = f"{self.views} views of each image, averaged"
+        return "images without augmentation" if self.views == 1 else several
+
+    @property
+    def text(self) -> str:
+        """The protocol in words."""
+        return TEXT.format(self.images)
 
     @property
     def budgets(self) -> Budgets | None:

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pnp.results import Row
 
+if TYPE_CHECKING:
+    from pnp.evaluation.protocol import Protocol
 
-def write_results(folder: Path, rows: Sequence[Row], facts: dict[str, Any]) -> dict[str, float]:
+
+def write_results(
+    folder: Path, rows: Sequence[Row], facts: dict[str, Any], protocol: "Protocol"
+) -> dict[str, float]:
     """Write metrics.json, run.json and report.html, print the main table; return the metrics."""
     from pnp.evaluation.gaps import Gaps
-    from pnp.evaluation.protocol import TEXT
     from pnp.files import write_json
     from pnp.report import write_report
     from pnp.results import PARTIAL, main_network, to_metrics
@@ -21,9 +25,9 @@ def write_results(folder: Path, rows: Sequence[Row], facts: dict[str, Any]) -> d
     main = facts.get("main") or main_network(rows)  # decided once, when the run ends
     if main:
         facts = {**facts, "main": main}
-    write_json(folder / "run.json", {**facts, "protocol": TEXT})
+    write_json(folder / "run.json", {**facts, "protocol": protocol.text})
     report = Gaps().attempt("the report", lambda: write_report(folder))
-    print_table(rows)
+    print_table(rows, "" if protocol.views == 1 else f"Features of {protocol.images}.")
     if main and len(main) > 3:
         print_main(main)
     if report is not None:
@@ -41,8 +45,8 @@ def print_main(main: Mapping[str, Any]) -> None:
     print(f"main network, better on validation: {name} ({metric} {values[name]:.3f}; {others})")
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Print the main table, and the irreducible band where η is known."""
+def print_table(rows: Sequence[Row], remark: str = "") -> None:
+    """Print the main table with a remark, and the irreducible band where η is known."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
@@ -54,7 +58,7 @@ def print_table(rows: Sequence[Row]) -> None:
     if lines:
         headings = [describe(metric).heading for metric in metrics]
         table = Table("frozen features of", *headings, box=SIMPLE_HEAD, pad_edge=False)
-        table.caption = escape(note)
+        table.caption = escape(f"{note} {remark}".strip())
         for owner, cells in lines.items():
             table.add_row(OWNERS[owner], *(f"{cell.value:.4f}" if cell else "" for cell in cells))
         Console().print(table)

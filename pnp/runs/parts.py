@@ -119,18 +119,22 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
     callbacks = [*_callbacks(config, folder), Progress() if terminal else EpochLines()]
     quick = bool(options.get("fast_dev_run"))
     try:
-        return lightning.Trainer(
-            **options,
-            default_root_dir=folder,
-            callbacks=callbacks,
-            logger=loggers(config, folder, dummy=quick),
-            log_every_n_steps=1,  # the module decides what is logged when
-            enable_model_summary=False,
-            enable_checkpointing=any(name == "checkpoints" for name in config["callbacks"] or {}),
-            enable_progress_bar=terminal,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # our loader shards by itself
-        )
+        with warnings.catch_warnings():
+            ignore_known_warnings()
+            return lightning.Trainer(
+                **options,
+                default_root_dir=folder,
+                callbacks=callbacks,
+                logger=loggers(config, folder, dummy=quick),
+                log_every_n_steps=1,  # the module decides what is logged when
+                enable_model_summary=False,
+                enable_checkpointing=any(
+                    name == "checkpoints" for name in config["callbacks"] or {}
+                ),
+                enable_progress_bar=terminal,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,  # our loader shards by itself
+            )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"trainer: {error}") from error
 
@@ -249,4 +253,5 @@ def ignore_known_warnings() -> None:
     ignore(message=".*does not have many workers.*")  # resident data needs none
     ignore(message=".*exists and is not empty.*")  # resuming is the point
     ignore(message=".*LeafSpec.*")  # torch's own pytree notice
+    ignore(message=".*`srun` command is available.*")  # one process on a machine with SLURM
     ignore(message=".*sync_dist=True.*")  # all ranks log what rank 0 measured

@@ -124,7 +124,7 @@ def finish(
         "precision": str(trainer.precision),
         "splits": data.split_record(),
     }
-    metrics = write_results(folder, rows, facts)
+    metrics = write_results(folder, rows, facts, protocol)
     for logger in trainer.loggers[1:]:
         logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
     if not directory.in_multirun():
