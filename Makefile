@@ -8,7 +8,7 @@ ARGS ?=
 # Tests side by side; stragglers are handed over to whoever is free.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup train test test-all test-versions lint format ablation bench gpu docs wheel-test lock clean
+.PHONY: help setup train test test-all test-versions lint format ablation claims claim bench gpu docs wheel-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,14 @@ format: .venv/.ready  ## let ruff mend what it can
 ablation: .venv/.ready  ## every ablation of the objective, 2 scales, 3 seeds, into runs/ablation
 	$(BIN)/pnp-train -m sweep=ablation logger=csv $(ARGS)
 	$(BIN)/pnp-report runs/ablation
+
+# Every verdict follows from experiments/claims/C*.csv; a test compares.
+claims: .venv/.ready  ## the verdicts of the ledger, recomputed from its csv files
+	$(BIN)/python experiments/claims/ledger.py
+
+SCALE ?= quick
+claim: .venv/.ready  ## run a claim from nothing: ID=C3 SCALE=quick|laptop|gpu; the same line goes on
+	$(BIN)/python experiments/claims/ledger.py run $(ID) $(SCALE) $(ARGS)
 
 bench: .venv/.ready  ## speed beside torchvision, kornia and lightly, folders, start-up; under 10 minutes
 	$(BIN)/python benchmarks/views.py --rounds 7

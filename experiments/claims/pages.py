@@ -1,0 +1,204 @@
+"""README.md, figures and hashes of the ledger, from its csv files."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import ledger
+import numpy as np
+import pandas as pd
+from ledger import HERE, IDS, SCALES, Contrast
+
+NAMES = {
+    "quick": "1,024 drawn images, width 12, 50 to 400 steps; a first look",
+    "contest": "the finals of 004_contest: three sets, 2 to 3 epochs",
+    "laptop": "three sets, 10 epochs or more",
+    "gpu": "ResNet-18, 100 epochs",
+}
+
+
+def verdicts(name: str, folder: Path = HERE) -> dict[tuple[str, str], tuple[str, list[Contrast]]]:
+    """Verdict and contrasts by scale and case; empty where no run has been made."""
+    content, rows = ledger.claim(name), ledger.read(folder / f"{name}.csv")
+    found = {}
+    for scale in (s for s in SCALES if s in content["budget"]):
+        for case, lines in content["cases"].items():
+            contrasts = ledger.decide(rows[rows["scale"] == scale], lines, content["rule"])
+            budget = content["budget"][scale]
+            planned = len(budget.get("data", [])) or budget.get("sets", 1)
+            sets = content["rule"]["sets"]
+            found[scale, case] = ledger.verdict(contrasts, lines, sets, planned), contrasts
+    return found
+
+
+def compare(name: str, scale: str, folder: Path, left: int) -> str:
+    """Whether the verdicts of these rows are the committed ones."""
+    lines = [f"{left} runs are left"] if left else []
+    committed = verdicts(name)
+    for (own, case), (answer, contrasts) in verdicts(name, folder).items():
+        if own != scale:
+            continue
+        before = committed[own, case][0]
+        same = "reproduced" if answer == before else f"not reproduced: committed is {before}"
+        same = "no committed verdict" if before == "not run" else same
+        lines.append(f"{name}, {case}, {scale}: {answer} ({same})")
+        lines += [f"  {c.data}  {text(c)}" for c in contrasts]
+    return "\n".join(lines)
+
+
+def text(contrast: Contrast) -> str:
+    """One contrast in a line: words, effect, interval, verdict."""
+    seeds = contrast.seeds_to_decide
+    more = (
+        "" if seeds is None else f"; {seeds if seeds <= 1000 else 'over 1,000'} seeds would decide"
+    )
+    half = f"{contrast.half:.3f}" if np.isfinite(contrast.half) else "∞"
+    return (
+        f"`{contrast.words}`: {contrast.mean:+.3f} ± {half} (n={len(contrast.effects)}, "
+        f"p={contrast.p:.2g}): {contrast.verdict}{more}"
+    )
+
+
+def readme() -> str:
+    """The ledger at a glance, then each claim."""
+    table = [
+        "| claim | scale | case | verdict | runs | effects |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    parts: list[str] = []
+    for name in IDS:
+        content, rows = ledger.claim(name), ledger.read(HERE / f"{name}.csv")
+        found = verdicts(name)
+        parts += [f"## {name} {content['article']}", "", content["statement"].strip(), ""]
+        parts += [f"*Measure.* {content['measure'].strip()}", ""]
+        parts += [f"*Refuted by* {content['refuted_by'].strip()}.", ""]
+        if (HERE / f"{name}.svg").is_file():
+            parts += [f"![{content['article']}]({name}.svg)", ""]
+        for scale in (s for s in SCALES if s in content["budget"]):
+            own = rows[rows["scale"] == scale]
+            budget = content["budget"][scale]
+            if own.empty:
+                parts += [f"- **{scale}** ({NAMES[scale]}): not run. Cost: {budget['cost']}."]
+                continue
+            if (planned := len(ledger.jobs(name, scale, {"cifar": ""}))) > len(own):
+                parts += [f"- **{scale}**: {len(own)} of {planned} runs so far."]
+            for case in content["cases"]:
+                answer, contrasts = found[scale, case]
+                parts += [f"- **{scale}, {case}: {answer}**"]
+                parts += [f"    - {c.data}: {text(c)}" for c in contrasts]
+                short = "; ".join(f"{c.mean:+.2f} ± {c.half:.2f}" for c in contrasts[:3])
+                short += f"; … ({len(contrasts)})" if len(contrasts) > 3 else ""
+                table.append(
+                    f"| [{name}](#{anchor(name, content)}) {content['article']} | {scale} | {case} "
+                    f"| **{answer}** | {len(own)} | {short or '–'} |"
+                )
+            seconds = own["seconds"].sum() / 60
+            facts = ", ".join(
+                dict.fromkeys(own.get("commit", pd.Series(dtype=str)).dropna().astype(str))
+            )
+            machine = ", ".join(dict.fromkeys(own["machine"].dropna()))
+            parts += [
+                f"- {scale}: {seconds:.0f} min in all on {machine}"
+                + f"; commit {facts}" * bool(facts)
+                + "."
+            ]
+        parts.append("")
+    intro = (HERE / "intro.md").read_text()
+    scales = [f"- `{scale}`: {words}" for scale, words in NAMES.items()]
+    return "\n".join([intro, *scales, "", *table, "", *parts]).rstrip() + "\n"
+
+
+def anchor(name: str, content: dict[str, Any]) -> str:
+    """GitHub's anchor of a claim's heading."""
+    words = f"{name} {content['article']}".lower()
+    return "".join(c for c in words if c.isalnum() or c in " -_").replace(" ", "-")
+
+
+def hashes() -> str:
+    """Lines of sha256sum, one for each csv file."""
+    files = sorted(HERE.glob("C*.csv"))
+    return "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files)
+
+
+def write() -> None:
+    """Write figures, hashes and README.md, and print the verdicts."""
+    for name in IDS:
+        if (HERE / f"{name}.csv").is_file():
+            figure(name)
+    (HERE / "sha256").write_text(hashes())
+    (HERE / "README.md").write_text(readme())
+    for name in IDS:
+        for (scale, case), (answer, contrasts) in verdicts(name).items():
+            if contrasts:
+                print(f"{name} {scale:8} {case:16} {answer}")
+
+
+def figure(name: str) -> None:
+    """One picture: curves of σ·√D, a phase diagram, or all effects with their intervals."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    content, rows = ledger.claim(name), ledger.read(HERE / f"{name}.csv")
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
+        picture = Figure(figsize=(7.5, 3.4), layout="constrained")
+        draw = {"curves": curves, "phase": phases}.get(content.get("figure", ""), forest)
+        draw(picture, name, rows)
+        picture.savefig(HERE / f"{name}.svg", metadata={"Date": None, "Creator": None})
+
+
+def curves(picture: Any, name: str, rows: pd.DataFrame) -> None:
+    """σ·√D over the run, a line per run, an axis per data set and kind of start."""
+    rows = rows.dropna(subset=["sigma_curve"])
+    rows = rows[rows["scale"] == rows["scale"].iloc[-1]].copy()
+    starts = rows["arm"].str.extract("_(complete|cone|dimensional)$")[0].fillna("")
+    rows["panel"] = rows["data"] + starts.map(lambda start: f", {start} start" if start else "")
+    panels = list(dict.fromkeys(rows["panel"]))
+    axes = np.atleast_1d(picture.subplots(1, len(panels), sharey=True))
+    arms = rows["arm"].str.replace("_(complete|cone|dimensional)$", "", regex=True)
+    for axis, panel in zip(axes, panels, strict=True):
+        for i, arm in enumerate(dict.fromkeys(arms)):
+            own = rows[(arms == arm) & (rows["panel"] == panel)]
+            for k, line in enumerate(own.itertuples()):
+                y = [float(word) for word in str(line.sigma_curve).split()]
+                x = np.linspace(0, float(str(line.steps)), len(y))
+                axis.plot(x, y, color=f"C{i}", linewidth=0.9, label=arm if k == 0 else None)
+        axis.set(title=panel, xlabel="optimizer step")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("σ·√D of a batch")
+    axes[0].legend(frameon=False, fontsize=8)
+
+
+def phases(picture: Any, name: str, rows: pd.DataFrame) -> None:
+    """Mean certified band of each cell, an axis per method; smaller is better."""
+    rows = rows[rows["scale"] == rows["scale"].iloc[-1]]
+    parts = rows["arm"].str.rsplit("_", n=1, expand=True)
+    mean = rows.groupby([parts[0], parts[1]], sort=False)["band_student"].mean().unstack()
+    columns = [cell for cell in ("s", "wide", "broad", "long", "l") if cell in mean]
+    axis = picture.subplots()
+    for i, (method, line) in enumerate(mean[columns].iterrows()):
+        axis.plot(columns, line, "o-", color=f"C{i}", label=method)
+    axis.set(ylabel="certified band", xlabel="cell: s smallest … l largest")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def forest(picture: Any, name: str, rows: pd.DataFrame) -> None:
+    """Every effect with its corrected interval; grey is the region of no practical difference."""
+    found = [
+        (f"{scale}, {case}, {c.data}  {c.words}", c)
+        for (scale, case), (_, contrasts) in verdicts(name).items()
+        for c in contrasts
+    ]
+    picture.set_size_inches(9, 1 + 0.3 * len(found))
+    axis = picture.subplots()
+    colours = {"supported": "C2", "refuted": "C3", "undecided": "0.4"}
+    for i, (_, c) in enumerate(found):
+        scale = max(abs(c.mean) + c.half, 1e-9) if np.isfinite(c.half) else max(abs(c.mean), 1e-9)
+        style = {"color": colours[c.verdict], "capsize": 2}
+        axis.errorbar(c.mean / scale, -i, xerr=min(c.half / scale, 2), fmt="o", **style)
+        axis.fill_betweenx([-i - 0.3, -i + 0.3], 0, c.indifference / scale, color="0.85")
+        axis.text(1.05, -i, f"{c.mean:+.3f} ± {c.half:.3f}", va="center", fontsize=8)
+    axis.axvline(0, color="0.5", linewidth=0.8)
+    axis.set(yticks=[-i for i in range(len(found))], yticklabels=[words for words, _ in found])
+    axis.set(xlim=(-1.1, 1.6), xticks=[], xlabel="← against the claim   for the claim →")
+    axis.spines[["top", "right", "left"]].set_visible(False)
