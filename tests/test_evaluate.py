@@ -75,9 +75,10 @@ def test_features_may_be_means_over_views_and_the_protocol_says_so(compose, tmp_
 
 
 def test_outputs_are_the_mean_over_the_views_of_each_image():
-    images = ImageSet(torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1), torch.zeros(6).long())
+    pixels = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
+    images = ImageSet(name="test", images=pixels)
     (means,) = extract(
-        torch.nn.Flatten(), images, lambda x: torch.cat([x, 3.0 * x]), views=2, batch_size=4
+        torch.nn.Flatten(), images, lambda x: torch.cat([1.0 * x, 3.0 * x]), views=2, batch_size=4
     )
     assert torch.equal(means, 2.0 * torch.arange(6.0)[:, None])
 
