@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from pnp.backbones import backbone
+from pnp.cli.evaluate import evaluate
 from pnp.errors import UserError
 from pnp.runs import directory, launch, parts, processes
+from pnp.runs.hints import hints
 
 
 @pytest.mark.parametrize(
@@ -112,13 +114,37 @@ def test_a_folder_that_cannot_be_written_and_an_unknown_key_end_in_one_message(t
     assert "data.rot is unknown: did you mean data.root?" in done.stderr
 
 
-def test_hints_follow_unknown_keys_and_odd_values_only(capsys):
-    launch.hint("train", ["data=image_folder", "data.root=p", "data.on_corupt=skip"])
-    said = " ".join(capsys.readouterr().err.split())
-    assert "data.on_corupt is unknown: did you mean data.on_corrupt?" in said
-    assert "data.root" not in said
-    launch.hint("train", ["data=image_folder", "data.root=a=b"])
-    assert "'data.root=\"a=b\"'" in " ".join(capsys.readouterr().err.split())
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["data.root=x"], "here, it goes with data=cifar10 or"),
+        (["lr=1"], "did you mean optim.lr?"),
+        (["data.batch_sizes=8"], "did you mean data.batch_size?"),
+        (["optim.learning_rate=1"], "optim has name, lr"),
+        (["epochs=3"], "trainer.max_epochs"),
+        (["colour=3"], "--help lists the keys"),
+    ],
+)
+def test_a_hint_names_what_can_be_meant_or_what_there_is(words, sentence):
+    (said,) = hints("train", words)
+    assert sentence in said
+
+
+def test_hints_of_an_evaluation_know_that_a_run_brings_its_own_data_and_network(monkeypatch):
+    for word in ("data.root=x", "data=cifar10", "model.name=timm:resnet18"):
+        (said,) = hints("evaluate", ["run=runs/RUN", word])
+        assert f"{word} has no effect beside run=…" in said
+    (said,) = hints("evaluate", ["backbone=random", "model.name=timm:resnet18"])
+    assert "backbone=random model='{name: timm:resnet18}'" in said
+    with pytest.raises(UserError, match="data=cifar10 has no effect"):
+        monkeypatch.setattr(directory, "overrides", lambda: ["run=x", "data=cifar10"])
+        evaluate(launch.OmegaConf.create(launch.compose("evaluate", ["run=x"])))
+
+
+def test_hints_follow_unknown_keys_and_odd_values_only():
+    said = hints("train", ["data=image_folder", "data.root=p", "data.on_corupt=skip"])
+    assert said == ["data.on_corupt is unknown: did you mean data.on_corrupt?"]
+    assert "'data.root=\"a=b\"'" in hints("train", ["data=image_folder", "data.root=a=b"])[0]
     config = launch.compose("train", ["data=image_folder", 'data.root="a=b"'])
     assert config["data"]["root"] == "a=b"
 

@@ -16,6 +16,8 @@ from pnp.errors import UserError
 from pnp.evaluation.concept_bands import Budgets, band_rows, concept_bands, concept_targets
 from pnp.evaluation.features import extract, fingerprint, remembered
 from pnp.evaluation.probes import Space
+from pnp.report.groups import settings
+from pnp.report.reading import read_run
 from pnp.results import find
 from pnp.runs.launch import conf_dir
 
@@ -57,6 +59,9 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
     again = judged(f"ckpt={file}", f"run_dir={out}", *options)
     assert again["test/knn/teacher"] == first["test/knn/teacher"]
     assert (out / "report.html").exists()
+    ours, theirs = (read_run(folder) for folder in (out, tmp_path / "run"))
+    assert ours.test == theirs.test
+    assert (ours.dataset, settings(ours)) == (theirs.dataset, settings(theirs))
 
 
 def test_features_may_be_means_over_views_and_the_protocol_says_so(compose, tmp_path):

@@ -117,13 +117,21 @@ def test_a_resumed_run_equals_an_unbroken_one(compose, tmp_path, stop_at, option
     assert rows(whole) == rows(broken)
 
 
-def test_resume_auto_finds_the_unfinished_run_beside_it(compose, tmp_path, stop_at):
+def test_resume_auto_finds_the_unfinished_run_beside_it_and_goes_on_counting_its_seconds(
+    compose, tmp_path, stop_at
+):
     stop_at(5)
     with pytest.raises(Interrupted):
         train(compose(f"run_dir={tmp_path / 'monday'}"))
     stop_at(-1)
+    file = tmp_path / "monday" / "checkpoints" / "last.ckpt"
+    state = torch.load(file, weights_only=True)
+    assert state["callbacks"]["Timer"]["time_elapsed"]["train"] > 0
+    state["callbacks"]["Timer"]["time_elapsed"]["train"] = 5000.0
+    torch.save(state, file)
     train(compose(f"run_dir={tmp_path / 'tuesday'}", "resume=auto"))
-    assert (tmp_path / "monday" / "metrics.json").exists()
+    facts = json.loads((tmp_path / "monday" / "run.json").read_text())
+    assert 5000 < facts["training_seconds"] < 5500
     assert not (tmp_path / "tuesday").exists()
 
 

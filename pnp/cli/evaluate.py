@@ -30,22 +30,25 @@ def evaluate(cfg: Any) -> dict[str, float]:
     from pnp.runs import directory, reopen
     from pnp.runs.config import build, plain
     from pnp.runs.finish import write_results
+    from pnp.runs.hints import without_effect
     from pnp.runs.parts import placement
 
     keep_freed_memory()
     facts: dict[str, Any] = directory.provenance()
     config = plain(cfg)
     plugins.allow(config["plugins"])
+    for sentence in without_effect(directory.overrides()).values():
+        raise UserError(sentence)
     source = _source(config)
     protocol = build(config["evaluation"], "evaluation")
     in_place = config["run"] and not config["run_dir"]
     folder = Path(str(config["run"])) if in_place else directory.run_directory(cfg)
     if source == "backbone":
-        subject, references = reopen.from_backbone(config), {}
+        subject, references, trained = reopen.from_backbone(config), {}, config
     else:
-        subject = reopen.from_run(directory.find_checkpoint(config[source], source))
-        assert subject.untrained is not None
-        references = evaluate.references(protocol, subject.untrained)
+        run = reopen.open_run(directory.find_checkpoint(config[source], source))
+        subject, references = run.subject, evaluate.references(protocol, run.untrained)
+        trained = {**run.checkpoint["config"], "evaluation": config["evaluation"]}
     device, precision, autocast = placement(config["accelerator"], config["precision"], "")
 
     main = (files.read_json(folder / "run.json", dict, {}).get("main") or {}).get("network")
@@ -68,11 +71,13 @@ def evaluate(cfg: Any) -> dict[str, float]:
         (folder / name).mkdir(exist_ok=True)
         more = measure(reopen.on_data(subject, name, options), folder / name)
         rows += [replace(row, data=name) for row in more]
-    if not (folder / "config.yaml").exists():
-        directory.save_config(folder, config)
+    record = subject.data.split_record()
+    if not in_place:  # what the networks were trained with: reports compare and pair by it
+        directory.save_config(folder, {**trained, "run_dir": str(folder)})
+        files.write_json(folder / "splits.json", record)
     facts["evaluation_seconds"] = round(time.time() - started, 1)
     facts["precision"] = precision
-    facts["splits"] = subject.data.split_record()
+    facts["splits"] = record
     if training := files.read_json(folder / "run.json", dict, {}):  # its own facts stay
         facts = {**training, "evaluated": facts}
     return write_results(folder, rows, facts, protocol)

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hydra.errors import HydraException
 
     from pnp.cli.train import train
+    from pnp.runs.hints import hints
     from pnp.runs.search import search
 
     settings = [word.removeprefix("tune.") for word in arguments if word.startswith("tune.")]
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = 2
     except HydraException as error:
         launch.complain(str(error))
-        launch.hint("train", overrides)
+        for line in hints("train", overrides):
+            launch.complain(line)
         status = 2
     except Interrupted as stop:
         print(f"{stop}; run the same command again to go on.", file=sys.stderr)

@@ -65,7 +65,7 @@ def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: s
         if key not in parameters:
             raise UserError(
                 f"{where}.{key} is unknown; choose from {', '.join(parameters)}."
-                f"{near(f'{where}.{key}', [f'{where}.{name}' for name in parameters])}"
+                f"{near(key, parameters)}"
             )
         if key in hints and not _fits(value, hints[key]):
             raise UserError(

@@ -85,6 +85,13 @@ def in_multirun() -> bool:
     return is_multirun() and "submitit" not in str(HydraConfig.get().launcher.get("_target_", ""))
 
 
+def overrides() -> list[str]:
+    """The words of the command line that set keys, where Hydra runs us."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def choices() -> dict[str, str]:
     """The option chosen in each config group, where Hydra runs us."""
     from hydra.core.hydra_config import HydraConfig

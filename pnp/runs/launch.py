@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,7 +84,10 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
     except SystemExit as stop:
         if stop.code == 1 and not Sweep.stopped and not Task.called:
-            hint(config_name, sys.argv[1:])
+            from pnp.runs.hints import hints
+
+            for line in hints(config_name, sys.argv[1:]):
+                complain(line)
         status = stop.code
     except KeyboardInterrupt:
         status = 130
@@ -311,44 +313,3 @@ def _run_dir_checked(config_name: str, arguments: list[str]) -> list[str]:
             )
             sys.exit(2)
     return arguments
-
-
-def hint(config_name: str, arguments: list[str]) -> None:
-    """After Hydra's own message about an unknown key or option: what was probably meant."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    groups = {
-        p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in conf_dir().iterdir() if p.is_dir()
-    }
-    pairs = [argument.lstrip("+~").partition("=") for argument in arguments]
-    chosen = [f"{key}={value}" for key, _, value in pairs if value in groups.get(key, ())]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = OmegaConf.to_container(compose(config_name, chosen), resolve=False)
-    keys = list(_keys(config))
-    for (key, separator, value), argument in zip(pairs, arguments, strict=True):
-        if not separator or key.startswith(("hydra.", "hydra/")):
-            continue
-        try:
-            OverridesParser.create().parse_override(argument)
-        except HydraException:
-            complain(f"quote the value, for Hydra and for the shell: '{key}=\"{value}\"'")
-            continue
-        if key in groups:
-            near = get_close_matches(value, groups[key], 1)
-            if value not in groups[key] and near:
-                complain(f"{key}={value}: did you mean {key}={near[0]}?")
-        elif key not in keys:
-            near = get_close_matches(key, [*keys, *groups], 1, cutoff=0.5)
-            if near:
-                complain(f"{key} is unknown: did you mean {near[0]}?")
-
-
-def _keys(node: Any, prefix: str = "") -> Any:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            yield from _keys(value, f"{prefix}{key}.")

@@ -31,7 +31,13 @@ class Run:
     checkpoint: dict[str, Any]
     data: DataModule
     module: SelfSupervised
-    untrained: nn.Module | None
+    untrained: nn.Module
+
+    @property
+    def subject(self) -> "Subject":
+        """Student and teacher, on the data of the run."""
+        module = self.module
+        return Subject(module.networks, self.data, module.views, module.memory_format)
 
 
 def open_run(file: Path) -> Run:
@@ -56,17 +62,9 @@ class Subject:
     """Networks by name, with the data and the preprocessing that they are evaluated on."""
 
     networks: Mapping[str, nn.Module]
-    untrained: nn.Module | None
     data: DataModule
     views: Views
     memory_format: torch.memory_format = torch.channels_last
-
-
-def from_run(file: Path) -> Subject:
-    """Student and teacher of a checkpoint, on the data of its run."""
-    run = open_run(file)
-    module = run.module
-    return Subject(module.networks, run.untrained, run.data, module.views, module.memory_format)
 
 
 def from_backbone(config: Mapping[str, Any]) -> Subject:
@@ -96,7 +94,7 @@ def from_backbone(config: Mapping[str, Any]) -> Subject:
             f"backbone={name} has no weights: give state_dict=FILE or pretrained=true, or "
             f"backbone=random model='{{name: {name}}}' to evaluate it untrained."
         )
-    return Subject({"network": network}, None, data, views)
+    return Subject({"network": network}, data, views)
 
 
 def on_data(subject: Subject, name: str, options: Mapping[str, Any]) -> Subject:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, Timer
 from rich.console import Console
 from rich.markup import escape
 
@@ -50,14 +50,14 @@ def fit(
     Returns:
         The metrics on rank 0, nothing on the others.
     """
-    started = time.time()
     quieten()
     keep_freed_memory()
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     data, module, untrained = parts(config)
     evaluate.band_targets(data, build(config["evaluation"], "evaluation"))  # mistakes come early
     trainer = build_trainer(config, folder, data)
-    trainer.callbacks.extend(callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    timer = Timer(verbose=False)  # its state is in the checkpoints: a resumed run goes on counting
+    trainer.callbacks.extend([timer, *callbacks])  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
     if checkpoint:
         saved = directory.load_checkpoint(checkpoint, config)
@@ -81,7 +81,7 @@ def fit(
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         facts = {
             **facts,
-            "training_seconds": round(time.time() - started, 1),
+            "training_seconds": round(timer.time_elapsed(), 1),
             "auto": automatic(trainer, module, data, config),
         }
         metrics = finish(folder, config, trainer, module, untrained, data, facts)
@@ -128,7 +128,9 @@ def finish(
     for logger in trainer.loggers[1:]:
         logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
     if not directory.in_multirun():
-        run = reopen.Run({"config": config, "global_step": trainer.global_step}, data, module, None)
+        run = reopen.Run(
+            {"config": config, "global_step": trainer.global_step}, data, module, untrained
+        )
         decider = encoders.write_own(run, folder, protocol, trainer.strategy.root_device)
         if decider:
             print(f"decider: pnp-decide apply decider={decider} images=FOLDER")

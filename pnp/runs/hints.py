@@ -1,0 +1,120 @@
+"""Hints after Hydra's own message about an unknown key or option: what was probably meant."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pnp.runs.launch import conf_dir
+
+# Keys of pnp-evaluate that describe the data and the network: a run brings its own.
+OF_THE_RUN = ("data", "views", "model", "pretrained", "partial", "state_dict")
+LISTED = 12  # keys of a section that are listed
+
+
+def hints(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """Sentences about the words of a command line that its configuration does not take.
+
+    Nothing is guessed: a key is suggested where its last word was meant (the same word in another
+    section, or a slip of a letter or two); else the options that have it, or the section's keys.
+
+    Args:
+        config_name: of the command, `train` or `evaluate` for instance.
+        arguments: its words.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    groups = {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in conf_dir().iterdir()
+        if folder.is_dir()
+    }
+    pairs = [argument.lstrip("+~").partition("=") for argument in arguments]
+    chosen = [f"{key}={value}" for key, _, value in pairs if value in groups.get(key, ())]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose(config_name, chosen), resolve=False)
+    keys = list(_keys(config))
+    idle = without_effect(arguments) if config_name == "evaluate" else {}
+    lines = []
+    for (key, separator, value), argument in zip(pairs, arguments, strict=True):
+        if not separator or key.startswith(("hydra.", "hydra/")):
+            continue
+        try:
+            OverridesParser.create().parse_override(argument)
+        except HydraException:
+            lines.append(f"quote the value, for Hydra and for the shell: '{key}=\"{value}\"'")
+            continue
+        if key in idle:
+            lines.append(idle[key])
+        elif key in groups:
+            near = get_close_matches(value, groups[key], 1)
+            if value not in groups[key] and near:
+                lines.append(f"{key}={value}: did you mean {key}={near[0]}?")
+        elif key not in keys:
+            lines.append(f"{key} is unknown{_instead(key, value, keys, config, groups)}")
+    return lines
+
+
+def without_effect(words: Sequence[str]) -> dict[str, str]:
+    """Keys that change nothing beside `run=` or `ckpt=` of pnp-evaluate, each with a sentence."""
+    pairs = {key.lstrip("+~"): value for key, _, value in (w.partition("=") for w in words)}
+    source = next((key for key in ("run", "ckpt") if pairs.get(key) not in (None, "", "null")), "")
+    if not source:
+        return {}
+    return {
+        key: f"{key}={value} has no effect beside {source}=…, which brings its own data, views and "
+        "network. Other images are judged by datasets='{image_folder: {root: FOLDER}}' or another "
+        "option of data."
+        for key, value in pairs.items()
+        if key.partition(".")[0] in OF_THE_RUN
+    }
+
+
+def _instead(
+    key: str,
+    value: str,
+    keys: Sequence[str],
+    config: Mapping[str, Any],
+    groups: Mapping[str, Sequence[str]],
+) -> str:
+    """End of the sentence about an unknown key."""
+    section, _, last = key.rpartition(".")
+    leaves = {known: known.rpartition(".")[2] for known in keys}
+    target = f"{section}._target_"
+    siblings = [leaf for known, leaf in leaves.items() if known == f"{section}.{leaf}" != target]
+    if close := get_close_matches(last, siblings, 1, cutoff=0.75):
+        return f": did you mean {section}.{close[0]}?"
+    of_group = section in groups and isinstance(config.get(section), dict)
+    if of_group and (owners := _options_with(section, last)):
+        words = " or ".join(f"{section}={option}" for option in owners)
+        return f" here, it goes with {words}."
+    same = [known for known, leaf in leaves.items() if leaf == last]
+    ends = [known for known, leaf in leaves.items() if leaf.endswith(f"_{last}")]
+    if elsewhere := same or ends:
+        return f": did you mean {' or '.join(elsewhere[:3])}?"
+    if close := get_close_matches(key, [*keys, *groups], 1, cutoff=0.85):
+        return f": did you mean {close[0]}?"
+    if section == "model" and "backbone" in config:  # of pnp-evaluate, where it is null
+        return f": give backbone=random model='{{{last}: {value}}}', or backbone=NAME."
+    if siblings:
+        return f"; {section} has {', '.join(siblings[:LISTED])}{' …' * (len(siblings) > LISTED)}."
+    return "; --help lists the keys."
+
+
+def _options_with(group: str, key: str) -> list[str]:
+    """Options of a group whose file has a key."""
+    files: list[Path] = sorted((conf_dir() / group).glob("*.yaml"))
+    return [file.stem for file in files if key in OmegaConf.load(file)]
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
