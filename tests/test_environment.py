@@ -136,8 +136,8 @@ def test_hints_of_an_evaluation_know_that_a_run_brings_its_own_data_and_network(
         assert f"{word} has no effect beside run=…" in said
     (said,) = hints("evaluate", ["backbone=random", "model.name=timm:resnet18"])
     assert "backbone=random model='{name: timm:resnet18}'" in said
+    monkeypatch.setattr(directory, "overrides", lambda: ["run=x", "data=cifar10"])
     with pytest.raises(UserError, match="data=cifar10 has no effect"):
-        monkeypatch.setattr(directory, "overrides", lambda: ["run=x", "data=cifar10"])
         evaluate(launch.OmegaConf.create(launch.compose("evaluate", ["run=x"])))
 
 

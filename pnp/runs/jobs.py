@@ -51,8 +51,8 @@ def run_name(overrides: str) -> str:
     'data.root=-a-b_seed=1'
     """
     name = overrides.replace("/", "-")
-    if len(name.encode()) > 200:
-        name = f"{name.encode()[:180].decode(errors='ignore')}-{identity({'name': name})[:8]}"
+    if len(name.encode()) > 100:
+        name = f"{name.encode()[:80].decode(errors='ignore')}-{identity({'name': name})[:8]}"
     return name or "default"
 
 

@@ -78,6 +78,7 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
     task = Task(run)
     sys.argv[1:] = _understood(sys.argv[1:])
     sys.argv[1:] = _run_dir_checked(config_name, sys.argv[1:])
+    sys.argv[1:] = _named_by_what_varies(sys.argv[1:])
     status: Any = 0
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -275,6 +276,28 @@ def complain(message: str) -> None:
     from rich.text import Text
 
     Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
+
+
+def _named_by_what_varies(arguments: list[str]) -> list[str]:
+    """The arguments of a multirun, with folder names of the keys that vary among its jobs.
+
+    A folder of that name with other fixed settings is left alone: a hash is appended then.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    try:
+        parsed = [OverridesParser.create().parse_override(word) for word in words]
+    except HydraException:
+        return arguments  # Hydra says it better
+    fixed = [o.key_or_group for o in parsed if not o.is_sweep_override()]
+    task = [key for key in fixed if not key.startswith(("hydra.", "hydra/"))]
+    varied = len(fixed) < len(parsed) or "sweep" in task
+    if not {"-m", "--multirun"} & set(arguments) or not task or not varied:
+        return arguments
+    left_out = ",".join(f"'{key}'" for key in dict.fromkeys(["resume", "logger", "sweep", *task]))
+    return [*arguments, f"hydra.job.config.override_dirname.exclude_keys=[{left_out}]"]
 
 
 def _run_dir_checked(config_name: str, arguments: list[str]) -> list[str]:
