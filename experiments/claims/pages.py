@@ -10,7 +10,7 @@ import pandas as pd
 from ledger import HERE, IDS, SCALES, Contrast
 
 NAMES = {
-    "quick": "1,024 drawn images, width 12, 50 to 400 steps; a first look",
+    "quick": "256 or 1,024 drawn images, width 8, 50 to 400 steps; a first look",
     "contest": "the finals of 004_contest: three sets, 2 to 3 epochs",
     "laptop": "three sets, 10 epochs or more",
     "gpu": "ResNet-18, 100 epochs",
