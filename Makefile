@@ -98,7 +98,7 @@ wheel-test: .venv/.ready  ## build the wheel, install it elsewhere, run it from 
 	cd build/wheel/empty && ../venv/bin/pnp-report run >/dev/null && ../venv/bin/pnp-evaluate --help >/dev/null
 	cd build/wheel/empty && ../venv/bin/pnp-export run=run >/dev/null \
 		&& ../venv/bin/python -c 'import pnp; pnp.load("run/export")'
-	cd build/wheel/empty && ../venv/bin/pnp-tune --help >/dev/null && ../venv/bin/pnp-decide fit --help >/dev/null && ../venv/bin/pnp-doctor --help >/dev/null
+	cd build/wheel/empty && ../venv/bin/pnp-tune --help >/dev/null && ../venv/bin/pnp-embed --help >/dev/null && ../venv/bin/pnp-decide fit --help >/dev/null && ../venv/bin/pnp-doctor --help >/dev/null
 	@echo "the wheel works"
 
 lock:  ## pin names, versions and hashes (no index address)

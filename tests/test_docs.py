@@ -27,7 +27,8 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 TRAINERS = ("pnp-train", "pnp-doctor")
-OURS = (*TRAINERS, "pnp-evaluate", "pnp-export", "pnp-decide", "pnp-tune", "pnp-report", "make")
+SIMPLE = ("pnp-evaluate", "pnp-export", "pnp-embed")
+OURS = (*TRAINERS, *SIMPLE, "pnp-decide", "pnp-tune", "pnp-report", "make")
 
 
 class Block(NamedTuple):
@@ -134,7 +135,7 @@ def check_command(words: list[str]) -> None:
         check_tune(rest)
     elif program == "pnp-decide":
         check_hydra(f"decide_{rest[0]}", rest[1:])
-    elif program in ("pnp-evaluate", "pnp-export"):
+    elif program in SIMPLE:
         check_hydra(program.removeprefix("pnp-"), rest)
     else:
         check_hydra("train", rest)

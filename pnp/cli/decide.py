@@ -50,7 +50,7 @@ def fit(cfg: Any) -> Path:
     if config["out"] and not isinstance(config["concept"], list | dict):
         folder.refuse_foreign(Path(config["out"]))  # before the features are computed
     source = encoders.source(config)
-    with _bar("features") as advance:
+    with bar("features") as advance:
         if config["labels"] is None:
             for key in ("images", "groups"):
                 if config[key] is not None:
@@ -76,8 +76,8 @@ def apply(cfg: Any) -> int:
 
     config = plain(cfg)
     decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
-    with _bar("answers") as advance:
-        judged, text = apply_decider(decider, images, out, _done(advance))
+    with bar("answers") as advance:
+        judged, text = apply_decider(decider, images, out, by_steps(advance))
     for name, reason in judged.failed[:5]:
         print(f"unreadable: {name}: {reason}", file=sys.stderr)
     for warning in decider.facts["warnings"]:
@@ -100,8 +100,10 @@ def check(cfg: Any) -> dict[str, str]:
     if labels is None:
         raise UserError("labels= is not set: give a csv with file and label of the later images.")
     out = Path(config["out"])
-    with _bar("answers") as advance:
-        states, lines = check_decider(decider, images, labels, config["alpha"], out, _done(advance))
+    with bar("answers") as advance:
+        states, lines = check_decider(
+            decider, images, labels, config["alpha"], out, by_steps(advance)
+        )
     print("\n".join([*lines, f"wrote {out / 'check.csv'}"]))
     return states
 
@@ -117,9 +119,9 @@ def label(cfg: Any) -> Path:
 
     config = plain(cfg)
     decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
-    with _bar("answers") as advance:
+    with bar("answers") as advance:
         lines = choose(
-            decider, images, config["n"], config["random"], config["seed"], out, _done(advance)
+            decider, images, config["n"], config["random"], config["seed"], out, by_steps(advance)
         )
     print("\n".join([*lines, f"wrote {out / 'to_label.csv'} and {out / 'to_label.html'}"]))
     return out / "to_label.csv"
@@ -196,7 +198,7 @@ def _decider(config: dict[str, Any]) -> "Decider":
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[..., None]]:
+def bar(title: str) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, on a terminal: `advance(done)`, `advance(done, total=…)`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -215,7 +217,7 @@ def _bar(title: str) -> Iterator[Callable[..., None]]:
         yield advance
 
 
-def _done(advance: Callable[..., None]) -> Callable[[int, int], None]:
+def by_steps(advance: Callable[..., None]) -> Callable[[int, int], None]:
     """A counter of totals for a bar that advances by steps."""
     before = 0
 
