@@ -4,7 +4,8 @@ import csv
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,30 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside `path` that takes its place at the end.
+
+    A reader sees the old folder or the new one, whole. On an error `path` stays as it was.
+    """
+    path = path.resolve()
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        try:
+            part.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _sync(path: Path) -> None:
     """Have the disk hold it: a rename may otherwise survive a power cut that its content did not.
 
@@ -62,6 +87,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Replace `path` by `content` as JSON, one entry a line."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Replace `path` by these rows as csv, the header first."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
 def read_text(path: Path) -> str:

@@ -133,8 +133,6 @@ def plan(cfg: Any) -> list[Any]:
     Args:
         cfg: a composed `conf/decide_plan.yaml`.
     """
-    import csv
-
     from pnp.band.allowed import min_calibration_size
     from pnp.band.planning import Planned
     from pnp.band.planning import plan as planned
@@ -161,13 +159,9 @@ def plan(cfg: Any) -> list[Any]:
     source = "the embedded data's model" if decider is None else "this decider's calibration images"
     print(f"band: share of uncertain images to expect, estimated from {source}; not a promise.")
     if config["out"]:
-        from pnp.files import replacing
+        from pnp.files import write_csv
 
-        with (
-            replacing(Path(config["out"])) as part,
-            part.open("w", newline="", encoding="utf-8") as stream,
-        ):
-            csv.writer(stream).writerows([Planned._fields, *rows])
+        write_csv(Path(config["out"]), [Planned._fields, *rows])
     return rows
 
 

@@ -1,7 +1,5 @@
 """Answers for a folder of any number of images: answers.csv and answers.html."""
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from pnp.decider.decider import Answers, Decider
 from pnp.decider.images import Reader, content_hashes, find
 from pnp.decider.parts import ignored
 from pnp.errors import UserError
-from pnp.files import write_text
+from pnp.files import write_csv, write_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +54,6 @@ def judge(
     root, there, others = find(images)
     chosen = there if names is None else names
     reader: Reader = decider.reader()
-    known = np.concatenate(
-        [v.numpy() for k, v in decider.reference.items() if k.startswith("hashes_")]
-    )
     good, scores, projected, hashes, failed, done = [], [], [], [], [], 0
     for read, pixels, bad in reader.stream(root, chosen):
         features = decider.features(pixels)
@@ -83,7 +78,7 @@ def judge(
         raise UserError(f"images={images}: none of {len(chosen):,} images can be answered: {some}.")
     everything = np.concatenate(hashes)
     notes = [*ignored(others if names is None else 0), *reader.notes]
-    seen = int(np.isin(everything, known).sum())
+    seen = int(np.isin(everything, decider.used).sum())
     if seen:
         notes.append(
             f"known: {seen:,} of these images were used in fitting; the guarantee is for new ones."
@@ -121,7 +116,7 @@ def apply(
     judged = judge(decider, images, advance=advance)
     found = shifted(decider, judged)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "answers.csv", table(judged))
+    write_csv(out / "answers.csv", table(judged))
     lines = [found.sentence, *judged.notes]
     write_text(out / "answers.html", page.answers(decider, judged, lines))
     return judged, "\n".join([summary(judged), *lines])
@@ -136,11 +131,8 @@ def summary(judged: Judged) -> str:
     return f"{n:,} images answered: {said}{failed}"
 
 
-def table(judged: Judged) -> str:
-    """answers.csv: file, answer, score, margin, note; the reason where there is no answer."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "answer", "score", "margin", "note"])
+def table(judged: Judged) -> list[tuple[str, ...]]:
+    """Rows of answers.csv, the header first; a note says why there is no answer."""
     answers = judged.answers
     rows: dict[str, tuple[str, str, str, str]] = {
         printable(name): (word, f"{score:.9g}", f"{margin:.6g}", "")
@@ -149,5 +141,5 @@ def table(judged: Judged) -> str:
         )
     }
     rows |= {name: ("", "", "", reason) for name, reason in judged.failed}
-    writer.writerows((name, *rows[name]) for name in sorted(rows))
-    return text.getvalue()
+    head = ("file", "answer", "score", "margin", "note")
+    return [head, *((name, *rows[name]) for name in sorted(rows))]

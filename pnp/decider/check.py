@@ -1,6 +1,5 @@
 """Checking a decider on labelled images that came later: do its error budgets still hold?"""
 
-import csv
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pnp.decider.fit import counted
 from pnp.decider.images import find
 from pnp.decider.labels import read_labels
 from pnp.errors import UserError, number
-from pnp.files import replacing
+from pnp.files import write_csv
 
 OF = {
     "joint": "images",
@@ -54,10 +53,7 @@ def check(
     )
     judged = judge(decider, images, [row.file for row in given.rows], advance)
     answers = {row.file: row for row in given.rows}
-    used = np.concatenate(
-        [v.numpy() for k, v in decider.reference.items() if k.startswith("hashes_")]
-    )
-    new = np.flatnonzero(~np.isin(judged.hashes, used))
+    new = np.flatnonzero(~np.isin(judged.hashes, decider.used))
     if not new.size:
         raise UserError(
             f"images={images}: all {len(judged.names):,} labelled images were used in fitting; "
@@ -119,11 +115,9 @@ def _write(
 ) -> None:
     """check.csv: one line for each counted image, with the log-evidence against each budget."""
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "check.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "file", "label", "answer", "wrong", "against_fp", "against_fn"])
-        bad = wrong["max_fp"] | wrong["max_fn"]
-        for i, name in enumerate(names):
-            kind = "P" if y[i] else "notP"
-            own = evidence["max_fp"][i], evidence["max_fn"][i]
-            writer.writerow([i + 1, name, kind, words[int(rows[i])], int(bad[i]), *own])
+    bad, kinds = wrong["max_fp"] | wrong["max_fn"], np.where(y, "P", "notP")
+    answers = [words[row] for row in rows.tolist()]
+    numbers, against = range(1, len(names) + 1), (evidence["max_fp"], evidence["max_fn"])
+    head = ("image", "file", "label", "answer", "wrong", "against_fp", "against_fn")
+    lines = zip(numbers, names, kinds, answers, bad.astype(int), *against, strict=True)
+    write_csv(out / "check.csv", [head, *lines])

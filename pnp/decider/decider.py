@@ -106,6 +106,12 @@ class Decider:
         """The meaning of P, as a phrase."""
         return str(self.facts["concept"]["name"])
 
+    @property
+    def used(self) -> Int64[np.ndarray, " n"]:
+        """Content hashes of every image that was used in fitting."""
+        hashes = [v.numpy() for k, v in self.reference.items() if k.startswith("hashes_")]
+        return np.concatenate(hashes)
+
     def reader(self) -> Reader:
         """A reader of images for this encoder."""
         return Reader(self.encoder.channels, self.encoder.size)

@@ -5,8 +5,6 @@ too; `head.safetensors` and `reference.safetensors` hold tensors, `decider.json`
 """
 
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from pnp.decider.decider import Decider, Scorer
 from pnp.errors import UserError
 from pnp.export import encoder as exported
 from pnp.export.folder import CARD, ONNX, save, save_onnx
-from pnp.files import read_json, replacing, write_json
+from pnp.files import read_json, replacing, replacing_folder, write_json
 
 FORMAT, VERSION = "pnp-decider", 1
 FACTS, HEAD, REFERENCE = "decider.json", "head.safetensors", "reference.safetensors"
@@ -44,9 +42,7 @@ def write(
     from safetensors.torch import save_file
 
     refuse_foreign(out)
-    out = out.resolve()
-    part, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    try:
+    with replacing_folder(out) as part:
         plain = decider.encoder.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         save(plain, part, options, source, card)
         head = {"weight": decider.weight, "bias": torch.tensor(decider.bias).double()}
@@ -61,16 +57,6 @@ def write(
         write_json(part / FACTS, facts)
         for name in (HEAD, REFERENCE):  # safetensors lets the owner alone read
             (part / name).chmod((part / FACTS).stat().st_mode)
-        if out.exists():
-            out.rename(old)
-        part.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
     return out
 
 

@@ -5,7 +5,6 @@ whatever is chosen for the head leaves the other kind a random sample of all ima
 the certificate needs.
 """
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pnp.decider.apply import Judged, judge
 from pnp.decider.decider import Decider, Thresholds
 from pnp.decider.labels import Shares
 from pnp.errors import UserError, number, whole
-from pnp.files import replacing, write_text
+from pnp.files import write_csv, write_text
 
 
 def choose(
@@ -51,7 +50,7 @@ def choose(
     number("random", random, 0, 1)
     judged = judge(decider, images, advance=advance)
     shares = Shares(**decider.facts["shares"])
-    used = {h for k, v in decider.reference.items() if k.startswith("hashes_") for h in v.tolist()}
+    used = set(decider.used.tolist())
     first: dict[int, int] = {}  # of equal images the first is enough
     for i, h in enumerate(judged.hashes.tolist()):
         if h not in used:
@@ -146,19 +145,13 @@ def _write(
 ) -> None:
     """to_label.csv, with empty columns to fill in."""
     out.mkdir(parents=True, exist_ok=True)
-    words, scores = judged.answers.words, judged.answers.scores
-    with (
-        replacing(out / "to_label.csv") as part,
-        part.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", *empty, "part", "why", "answer", "score"])
-        for name, why, rows in (
+    words, scores, bare = judged.answers.words, judged.answers.scores, [""] * len(empty)
+    lines = [
+        [printable(judged.names[row]), *bare, part, why, words[row], f"{scores[row]:.6g}"]
+        for part, why, rows in (
             ("head", "narrows the band", chosen),
             ("calibration", "drawn at random", drawn),
-        ):
-            for row in rows:
-                cells = words[row], f"{scores[row]:.6g}"
-                writer.writerow(
-                    [printable(judged.names[row]), *[""] * len(empty), name, why, *cells]
-                )
+        )
+        for row in rows.tolist()
+    ]
+    write_csv(out / "to_label.csv", [["file", *empty, "part", "why", "answer", "score"], *lines])

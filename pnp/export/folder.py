@@ -5,10 +5,7 @@ The folder holds `model.safetensors` (the backbone's own state dict), `config.js
 """
 
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +58,8 @@ def save(
         **facts,
         **_for_timm(net, str(options["name"])),
     }
-    with _replaced(out) as part:
+    refuse_foreign(out)
+    with files.replacing_folder(out) as part:
         # Clones: safetensors refuses tensors that share memory, as tied weights do.
         state = {k: v.detach().clone().contiguous() for k, v in net.backbone.state_dict().items()}
         save_file(state, part / WEIGHTS, metadata={"format": "pt"})
@@ -148,28 +146,6 @@ def refuse_foreign(out: Path) -> None:
             "alone. Give another folder."
         )
     read_config(out)  # a config.json and weights of another program
-
-
-@contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place when all of it is written."""
-    out = out.resolve()
-    refuse_foreign(out)
-    part, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if out.exists():
-            out.rename(old)
-        try:
-            part.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    finally:
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _for_timm(net: Encoder, name: str) -> dict[str, Any]:
