@@ -18,14 +18,13 @@ from pnp.data.cache import ArrayImages
 from pnp.data.files import FolderImages, load
 from pnp.data.imageset import ImageSet, concatenate, first_channel, is_grey, resize
 from pnp.data.loader import Loader, batches_per_epoch
-from pnp.data.splits import amount, carve, permutation
+from pnp.data.splits import amount, deal, permutation, repeats
 from pnp.distributed import world_size
 from pnp.errors import UserError, choice, number, whole
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "calibration", "test")
-# The table: each entry gives the official parts of a data set; `_split` cuts what is missing.
+# The table: each entry gives the official parts of a data set; `deal` cuts what is missing.
 DATASETS: dict[str, Callable[["DataModule"], dict[str, ImageSet]]] = {
     "ambiguous": lambda d: d._ambiguous(),
     "fashion_mnist": lambda d: datasets.fashion_mnist(d.root),
@@ -199,8 +198,9 @@ class DataModule(L.LightningDataModule):
             parts = DATASETS[self.dataset](self)
             if self.labels == "none":
                 parts = {name: part.without_labels() for name, part in parts.items()}
-            self._splits = self._ready(self._split(parts))
-            self._say_repeats()
+            self._splits = self._ready(deal(parts, self._asked, self.seed, self.dataset))
+            for sentence in repeats(self._splits):
+                log.warning("%s", sentence)
         return self._splits
 
     @property
@@ -367,56 +367,6 @@ class DataModule(L.LightningDataModule):
             counts[name] = amount(f"data.{name}", value, whole)
         drawn = {"size": self._size or 32, "seed": self.seed, "k": self._k, "c": self._c}
         return ambiguous.splits(counts, **drawn)
-
-    def _split(self, parts: dict[str, ImageSet]) -> dict[str, ImageSet]:
-        train = parts["train"]
-        taken = {}
-        if "validation" not in parts:
-            taken["validation"] = self._amount("validation", len(train))
-        if "test" not in parts:
-            taken["calibration"] = self._amount("calibration", len(train), default=0.1)
-            taken["test"] = self._amount("test", len(train), default=0.1)
-        elif "calibration" not in parts:
-            if self._asked["test"] is not None:
-                raise UserError(
-                    f"data.test={self._asked['test']}: {self.dataset} has an official test part; "
-                    "test is what data.calibration leaves of it. Remove data.test."
-                )
-            count = {"calibration": self._amount("calibration", len(parts["test"]), default=0.5)}
-            parts = {**parts, **self._carve(parts["test"], count, "test")}
-        cut = {**parts, **self._carve(train, taken, "train")}
-        extra = [name for name in cut if name not in SPLITS]
-        return {name: cut[name] for name in (*SPLITS, *extra)}
-
-    def _carve(self, part: ImageSet, taken: dict[str, int], rest: str) -> dict[str, ImageSet]:
-        if not taken:
-            return {rest: part}
-        key = self.seed, f"official {rest}"
-        pieces = carve(len(part), taken, rest, *key, equal=part.content)
-        return {
-            name: replace(part.subset(index.sort().values), name=name)
-            for name, index in pieces.items()
-        }
-
-    def _say_repeats(self) -> None:
-        """Warn of images that are judged although the same file is among those learnt from."""
-        content = {name: s.content for name, s in self.splits.items() if s.content is not None}
-        learnt = [c for name, c in content.items() if name not in ("calibration", "test")]
-        for name in ("calibration", "test") if learnt else ():
-            again = int(torch.isin(content[name], torch.cat(learnt)).sum())
-            if again:
-                log.warning(
-                    "%d of %d images of %s are byte for byte among those of %s: what is measured "
-                    "on them holds for no unseen image",
-                    again,
-                    len(content[name]),
-                    name,
-                    " and ".join(n for n in content if n not in ("calibration", "test")),
-                )
-
-    def _amount(self, name: str, whole: int, default: float = 0.1) -> int:
-        value = self._asked[name]
-        return amount(f"data.{name}", default if value is None else value, whole)
 
     def _ready(self, splits: dict[str, ImageSet]) -> dict[str, ImageSet]:
         """Subsample, then decode files if they are to be resident, or resize what is in memory."""

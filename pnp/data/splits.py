@@ -1,14 +1,19 @@
-"""Splits of a data set: seeded permutations that no library version can change."""
+"""Splits of a data set, dealt by seeded permutations that no library version can change."""
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from pnp.data.imageset import ImageSet
 from pnp.errors import UserError
+
+SPLITS = ("train", "validation", "calibration", "test")
+JUDGED = ("calibration", "test")
 
 
 def stream(*key: int | str) -> np.random.PCG64:
@@ -98,3 +103,66 @@ def _together(order: Tensor, sizes: Sequence[int], equal: Tensor) -> list[Tensor
     start = last.scatter_reduce(0, group, torch.arange(len(order)), "amin")[group]
     part = torch.bucketize(start, torch.tensor(sizes).cumsum(0), right=True)
     return [order[part == number] for number in range(len(sizes))]
+
+
+def deal(
+    parts: Mapping[str, ImageSet], asked: Mapping[str, object], seed: int, dataset: str
+) -> dict[str, ImageSet]:
+    """Cut the official parts of a data set into disjoint splits.
+
+    Args:
+        parts: train, and whatever else the data set comes with.
+        asked: number or share of validation, calibration and test; None takes the default.
+        seed: of the order.
+        dataset: its name, for messages.
+
+    Returns:
+        `SPLITS` in their order, then any further part.
+
+    Raises:
+        UserError: more images are asked for than there are, or test where it is given already.
+    """
+    train, taken, cut = parts["train"], dict[str, int](), dict(parts)
+
+    def count(name: str, whole: int, default: float = 0.1) -> int:
+        value = asked[name]
+        return amount(f"data.{name}", default if value is None else value, whole)
+
+    if "validation" not in parts:
+        taken["validation"] = count("validation", len(train))
+    if "test" not in parts:
+        taken |= {name: count(name, len(train)) for name in JUDGED}
+    elif "calibration" not in parts:
+        if asked["test"] is not None:
+            raise UserError(
+                f"data.test={asked['test']}: {dataset} has an official test part; test is what "
+                "data.calibration leaves of it. Remove data.test."
+            )
+        half = {"calibration": count("calibration", len(parts["test"]), default=0.5)}
+        cut |= _cut(parts["test"], half, "test", seed)
+    cut |= _cut(train, taken, "train", seed)
+    return {name: cut[name] for name in (*SPLITS, *(name for name in cut if name not in SPLITS))}
+
+
+def _cut(part: ImageSet, taken: Mapping[str, int], rest: str, seed: int) -> dict[str, ImageSet]:
+    if not taken:
+        return {rest: part}
+    pieces = carve(len(part), taken, rest, seed, f"official {rest}", equal=part.content)
+    return {
+        name: replace(part.subset(index.sort().values), name=name) for name, index in pieces.items()
+    }
+
+
+def repeats(splits: Mapping[str, ImageSet]) -> list[str]:
+    """Sentences on images that are judged although the same file is among those learnt from."""
+    content = {name: split.content for name, split in splits.items() if split.content is not None}
+    learnt = {name: hashes for name, hashes in content.items() if name not in JUDGED}
+    sentences = []
+    for name in JUDGED if learnt else ():
+        again = int(torch.isin(content[name], torch.cat(list(learnt.values()))).sum())
+        if again:
+            sentences.append(
+                f"{again} of {len(content[name])} images of {name} are byte for byte among those "
+                f"of {' and '.join(learnt)}: what is measured on them holds for no unseen image"
+            )
+    return sentences
