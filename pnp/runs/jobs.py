@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEFTOVERS = (
     "metrics.json", "run.json", "band.json", "alarms.json", "error.txt", "report.html",
     "gaps.json", "metrics.partial.json",
-    "checkpoints/*.ckpt",
+    "checkpoints/*.ckpt", "tensorboard/events.*",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "16", "bf16")
 # Keys of Lightning's Trainer that are not the user's, and what to use in their place.
 OURS = {
     "default_root_dir": "the run directory is run_dir=PATH",
-    "logger": "use logger=csv for metrics.csv alone, or logger=wandb",
+    "logger": "use logger=csv for metrics.csv alone, or wandb, tensorboard, mlflow, trackio",
     "callbacks": "they are the section callbacks, as in callbacks.monitor.every_n_epochs=2",
     "log_every_n_steps": "use method.log_every=10",
     "enable_model_summary": "the first line of a run counts the parameters",
@@ -211,7 +211,7 @@ def placement(
 
 
 def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> list[Any]:
-    """CSV always, W&B beside it unless `logger=csv`; a sweep's jobs make one W&B group."""
+    """CSV always, beside it what `logger=` says; a sweep's jobs make one W&B group."""
     from hydra.core.hydra_config import HydraConfig
 
     from pnp.loggers.csv import CSVLog
@@ -235,6 +235,11 @@ def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> lis
                 os.environ.pop("WANDB_RUN_ID", None)
         check_call(WandbLog, {"folder": folder, **options}, "wandb")
         chosen.append(WandbLog(folder, {**config, "commit": directory.commit()}, **options))
+    if config.get("logger") and not dummy:
+        from pnp.loggers.trackers import tracker
+
+        check_call(tracker, {"folder": folder, "config": config, **config["logger"]}, "logger")
+        chosen.append(tracker(folder, config, **config["logger"]))
     return chosen
 
 

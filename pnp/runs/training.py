@@ -19,6 +19,8 @@ from pnp.cpu import keep_freed_memory
 from pnp.data.describe import describe, flip_hint
 from pnp.distributed import leave_at_exit
 from pnp.evaluation import evaluate
+from pnp.loggers import trackers
+from pnp.loggers.wandb import WandbLog
 from pnp.runs import directory, encoders, reopen
 from pnp.runs.config import build
 from pnp.runs.finish import write_results
@@ -126,7 +128,10 @@ def finish(
     }
     metrics = write_results(folder, rows, facts, protocol)
     for logger in trainer.loggers[1:]:
-        logger.finish()  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(logger, WandbLog):
+            logger.finish()
+        else:
+            trackers.end(logger, metrics, trainer.global_step)
     if not directory.in_multirun():
         run = reopen.Run(
             {"config": config, "global_step": trainer.global_step}, data, module, untrained
