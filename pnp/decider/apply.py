@@ -134,12 +134,11 @@ def summary(judged: Judged) -> str:
 def table(judged: Judged) -> list[tuple[str, ...]]:
     """Rows of answers.csv, the header first; a note says why there is no answer."""
     answers = judged.answers
-    rows: dict[str, tuple[str, str, str, str]] = {
-        printable(name): (word, f"{score:.9g}", f"{margin:.6g}", "")
+    rows = [
+        (printable(name), word, f"{score:.9g}", f"{margin:.6g}", "")
         for name, word, score, margin in zip(
             judged.names, answers.words, answers.scores, answers.margins, strict=True
         )
-    }
-    rows |= {name: ("", "", "", reason) for name, reason in judged.failed}
+    ]
     head = ("file", "answer", "score", "margin", "note")
-    return [head, *((name, *rows[name]) for name in sorted(rows))]
+    return [head, *sorted([*rows, *((name, "", "", "", why) for name, why in judged.failed)])]

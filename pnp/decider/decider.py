@@ -21,11 +21,24 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Thresholds:
-    """P above `t_hi`, ¬P below `t_lo`; where `crossed` both are one cut, which P includes."""
+    """P above `t_hi`, ¬P below `t_lo`; where `crossed` both are one cut, which P includes.
+
+    Raises:
+        ValueError: regions that overlap, or thresholds that are no numbers.
+    """
 
     t_lo: float
     t_hi: float
     crossed: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what no certificate can be of."""
+        fits = self.t_lo == self.t_hi if self.crossed else self.t_lo <= self.t_hi  # NaN does not
+        if not fits or not isinstance(self.crossed, bool):
+            raise ValueError(
+                f"thresholds t_lo={self.t_lo}, t_hi={self.t_hi}, crossed={self.crossed}: t_lo is "
+                "above t_hi, or one of them is no number"
+            )
 
     def regions(self, scores: Float64[np.ndarray, " n"]) -> Int8[np.ndarray, " n"]:
         """1 in P, 0 in ¬P, −1 in the band."""
@@ -94,7 +107,7 @@ class Decider:
         self.weight, self.bias = weight, bias
         self.facts, self.reference = facts, reference
         cut = facts["thresholds"]
-        self.thresholds = Thresholds(float(cut["t_lo"]), float(cut["t_hi"]), bool(cut["crossed"]))
+        self.thresholds = Thresholds(float(cut["t_lo"]), float(cut["t_hi"]), cut["crossed"])
 
     @property
     def guarantee(self) -> str:

@@ -5,6 +5,7 @@ too; `head.safetensors` and `reference.safetensors` hold tensors, `decider.json`
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,10 @@ def write(
         facts = {
             "format": FORMAT,
             "format_version": VERSION,
-            **decider.facts,
-            "files": {name: _digest(part / name) for name in TENSORS},
+            **{key: value for key, value in decider.facts.items() if key != "digest"},
+            "files": {name: _digest(part / name) for name in (exported.CONFIG, *TENSORS)},
         }
-        write_json(part / FACTS, facts)
+        write_json(part / FACTS, {**facts, "digest": _digest_of(facts)})
         for name in (HEAD, REFERENCE):  # safetensors lets the owner alone read
             (part / name).chmod((part / FACTS).stat().st_mode)
     return out
@@ -72,9 +73,11 @@ def read(path: str | Path) -> Decider:
     folder = exported.local(path, FILES)
     facts = _facts(folder)
     missing = [name for name in TENSORS if not (folder / name).is_file()]
+    exported.read_config(folder)
     if missing:
         raise UserError(f"{folder} is incomplete: {', '.join(missing)} missing. Fit it again.")
-    changed = [name for name in TENSORS if _digest(folder / name) != facts["files"].get(name)]
+    names = {*TENSORS, *({exported.CONFIG} & set(facts["files"]))}  # early ones knew no config's
+    changed = sorted(n for n in names if _digest(folder / n) != facts["files"].get(n))
     if changed:
         raise UserError(
             f"{folder} is damaged: {', '.join(changed)} changed since it was written (cut off in "
@@ -84,7 +87,9 @@ def read(path: str | Path) -> Decider:
         head, reference = (load_file(folder / name) for name in (HEAD, REFERENCE))
         encoder = exported.load(folder)
         if head["weight"].shape != (encoder.dim,):
-            raise UserError(f"{folder}: the head does not fit the encoder. Fit it again.")
+            raise ValueError("the head does not fit the encoder")
+        if not (head["weight"].isfinite().all() and head["bias"].isfinite()):
+            raise ValueError("the head is not finite")
         return Decider(encoder, head["weight"], float(head["bias"]), facts, reference)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
@@ -144,7 +149,18 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{file} is damaged: it lacks {', '.join(lacking) or 'guarantee'}. Fit it again."
         )
+    # Early ones have no digest.
+    if "digest" in facts and facts["digest"] != _digest_of(facts):
+        raise UserError(
+            f"{file} was changed since it was written, and what was certified is what pnp-decide "
+            "fit wrote. Copy it again, or fit it again."
+        )
     return facts
+
+
+def _digest_of(facts: Mapping[str, Any]) -> str:
+    entries = {key: value for key, value in facts.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

@@ -76,6 +76,7 @@ def choose(
         "to_label.html",
         title=f"Label next: {decider.concept}",
         decider=decider,
+        column=column,
         sheets=[
             (heading, why, len(rows), page.sheet(judged, rows[:LISTED]))
             for heading, why, rows in sheets

@@ -1,6 +1,7 @@
 """Labels of one's own images: a csv with the columns file, label and, if given, part."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +104,21 @@ def _lines(
             text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"labels={path} cannot be read as UTF-8 text: {error}.") from error
-        reader = csv.DictReader(text.splitlines(), restval="")
-        seen = [str(name) for name in reader.fieldnames or ()]
-        if set(wanted) <= set(seen):
-            lines += [(f"labels={path}, line {reader.line_num}", row) for row in reader]
-        else:
-            lacking.append(str(path))
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        try:
+            seen = [str(name) for name in reader.fieldnames or ()]
+            if set(wanted) <= set(seen):
+                lines += [(f"labels={path}, line {reader.line_num}", row) for row in reader]
+            else:
+                lacking.append(str(path))
+        except csv.Error as error:
+            where = f"labels={path}, line {reader.line_num}"
+            raise UserError(f"{where}: {error}. Is it a csv, with all quotes closed?") from error
+        twice = sorted(
+            {name for name in seen if seen.count(name) > 1 and name in (*wanted, "part")}
+        )
+        if twice:
+            raise UserError(f"labels={path} has the column {twice[0]} twice: keep one of them.")
     if len(lacking) == len(paths):
         raise UserError(
             f"labels={lacking[-1]} has the columns {', '.join(seen)}; expected a header with "
