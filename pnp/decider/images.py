@@ -81,10 +81,11 @@ class Reader:
         """
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"mode {image.mode}; convert the file to 8 bits a channel")
-        image = upright(image)
         mode = "L" if self.channels == 1 else "RGB"
         if image.mode != mode:
             self.recoloured.append(image.mode)
+        image = upright(image)
+        if image.mode != mode:
             # Through RGB: a palette is resolved as the folder loader does.
             image = image.convert("RGB").convert(mode)
         return square(image, self.size)

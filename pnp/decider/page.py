@@ -98,6 +98,7 @@ def thumbnail(path: Path) -> str:
 def histogram(decider: Decider, scores: np.ndarray) -> str:
     """Scores on a log axis of counts, the band shaded, as a data address of an SVG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     low, high = (float(np.percentile(scores, q)) for q in (0.1, 99.9))
     cut = decider.thresholds
@@ -105,7 +106,7 @@ def histogram(decider: Decider, scores: np.ndarray) -> str:
     low, high = min([low, *finite]), max([high, *finite])
     pad = 0.05 * (high - low) or 1.0
     low, high = low - pad, high + pad
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
     step = (high - low) / max(10, min(80, int(2 * len(scores) ** 0.5)))
     if not cut.crossed and len(finite) == 2 and cut.t_hi > cut.t_lo:  # bars end at the thresholds
@@ -129,8 +130,12 @@ def histogram(decider: Decider, scores: np.ndarray) -> str:
     for t in finite:
         axes.axvline(t, color="#444", linewidth=1, linestyle="--")
     axes.set(xlim=(low, high), xlabel="score (logit of P)", ylabel="images")
+    top = axes.get_ylim()[1]
     if len(scores) > 200:
         axes.set_yscale("symlog", linthresh=10)
+        axes.set_ylim(0, 2 * top)  # above the bars the shade of the band shows
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     buffer = io.BytesIO()
