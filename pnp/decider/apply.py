@@ -1,102 +1,13 @@
 """Answers for a folder of any number of images: answers.csv and answers.html."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float32, Int64
-from torch import Tensor
-
 from pnp.console import printable
-from pnp.decider import page, shift
-from pnp.decider.decider import Answers, Decider
-from pnp.decider.images import Reader, content_hashes, find
-from pnp.decider.parts import ignored
-from pnp.errors import UserError
+from pnp.decider import page
+from pnp.decider.decider import Decider
+from pnp.decider.judge import Judged, judge, shifted
 from pnp.files import write_csv, write_text
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Every image of a folder: those answered, and those that could not be.
-
-    `names` (n) belong to `answers`; `projected` (n, 1 + k) holds the score and the features along
-    the axes of the shift test; `hashes` (n,) are of their content; `failed` are (name, reason).
-    """
-
-    root: Path
-    names: list[str]
-    answers: Answers
-    projected: Float32[np.ndarray, "n k"]
-    hashes: Int64[np.ndarray, " n"]
-    failed: list[tuple[str, str]]
-    notes: list[str]
-
-
-def judge(
-    decider: Decider,
-    images: str | Path,
-    names: list[str] | None = None,
-    advance: Callable[[int, int], object] = lambda done, total: None,
-) -> Judged:
-    """Score the images of a folder, chunk by chunk.
-
-    Args:
-        decider: to ask.
-        images: a folder, or one file.
-        names: files of the folder; None means all.
-        advance: called with the number of images done and their total.
-
-    Raises:
-        UserError: no image, or none that can be answered.
-    """
-    root, there, others = find(images)
-    chosen = there if names is None else names
-    reader: Reader = decider.reader()
-    good, scores, projected, hashes, failed, done = [], [], [], [], [], 0
-    for read, pixels, bad in reader.stream(root, chosen):
-        features = decider.features(pixels)
-        found = decider.scores(features)
-        finite = ~np.isnan(found)
-        good += [name for name, fine in zip(read, finite, strict=True) if fine]
-        scores.append(found[finite])
-        projected.append(
-            np.column_stack([found, _projected(decider, features)])[finite].astype(np.float32)
-        )
-        hashes.append(content_hashes(pixels).numpy()[finite])
-        failed += [(printable(name), reason) for name, reason in bad]
-        failed += [
-            (printable(name), "its features are not finite")
-            for name, fine in zip(read, finite, strict=True)
-            if not fine
-        ]
-        done += len(read) + len(bad)
-        advance(done, len(chosen))
-    if not good:
-        some = "; ".join(f"{name} ({reason})" for name, reason in failed[:3])
-        raise UserError(f"images={images}: none of {len(chosen):,} images can be answered: {some}.")
-    everything = np.concatenate(hashes)
-    notes = [*ignored(others if names is None else 0), *reader.notes]
-    seen = int(np.isin(everything, decider.used).sum())
-    if seen:
-        notes.append(
-            f"known: {seen:,} of these images were used in fitting; the guarantee is for new ones."
-        )
-    answers = decider.decide(np.concatenate(scores))
-    return Judged(root, good, answers, np.concatenate(projected), everything, failed, notes)
-
-
-def _projected(decider: Decider, features: Tensor) -> np.ndarray:
-    return ((features - decider.reference["mean"]) @ decider.reference["axes"]).numpy()
-
-
-def shifted(decider: Decider, judged: Judged) -> shift.Shift:
-    """Compare the images with the calibration images."""
-    reference = decider.reference
-    scores = reference["calibration_scores"][reference["kept"]]
-    old = np.column_stack([scores.numpy(), reference["features"].numpy()]).astype(np.float32)
-    return shift.compare(old, judged.projected)
 
 
 def apply(

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from pnp.band.monitoring import Monitored, monitor
-from pnp.decider.apply import judge, shifted
 from pnp.decider.decider import Decider
 from pnp.decider.fit import counted
 from pnp.decider.images import find
+from pnp.decider.judge import judge, shifted
 from pnp.decider.labels import read_labels
 from pnp.errors import UserError, number
 from pnp.files import write_csv

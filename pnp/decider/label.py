@@ -13,8 +13,8 @@ from jaxtyping import Float, Int64
 
 from pnp.console import printable
 from pnp.decider import page
-from pnp.decider.apply import Judged, judge
 from pnp.decider.decider import Decider, Thresholds
+from pnp.decider.judge import Judged, judge
 from pnp.decider.labels import Shares
 from pnp.errors import UserError, number, whole
 from pnp.files import write_csv, write_text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -15,9 +15,7 @@ from PIL import Image
 import pnp
 from pnp.console import printable
 from pnp.decider.decider import Decider
-
-if TYPE_CHECKING:
-    from pnp.decider.apply import Judged
+from pnp.decider.judge import Judged
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Pictures on a contact sheet, their side in pixels, and rows of a list.
@@ -34,7 +32,7 @@ class Shown:
     caption: str
 
 
-def answers(decider: Decider, judged: "Judged", notes: Sequence[str]) -> str:
+def answers(decider: Decider, judged: Judged, notes: Sequence[str]) -> str:
     """The page of an application: counts, scores, and what each answer looks like."""
     found = judged.answers
     order = np.argsort(found.scores, kind="stable")
@@ -67,7 +65,7 @@ def answers(decider: Decider, judged: "Judged", notes: Sequence[str]) -> str:
 
 
 def sheet(
-    judged: "Judged", rows: Int64[np.ndarray, " k"], captions: Sequence[str] | None = None
+    judged: Judged, rows: Int64[np.ndarray, " k"], captions: Sequence[str] | None = None
 ) -> list[Shown]:
     """Pictures of these images with their scores."""
     shown = []
