@@ -29,7 +29,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     from pnp.results import Row
     from pnp.runs import directory, reopen
     from pnp.runs.config import build, plain
-    from pnp.runs.finish import write_results
+    from pnp.runs.finish import mark_finished, write_results
     from pnp.runs.hints import without_effect
     from pnp.runs.parts import placement
 
@@ -80,7 +80,9 @@ def evaluate(cfg: Any) -> dict[str, float]:
     facts["splits"] = record
     if training := files.read_json(folder / "run.json", dict, {}):  # its own facts stay
         facts = {**training, "evaluated": facts}
-    return write_results(folder, rows, facts, protocol)
+    metrics = write_results(folder, rows, facts, protocol)
+    mark_finished(folder)
+    return metrics
 
 
 def _source(config: dict[str, Any]) -> str:

@@ -17,11 +17,10 @@ def write_results(
     from pnp.evaluation.gaps import Gaps
     from pnp.files import write_json
     from pnp.report import write_report
-    from pnp.results import PARTIAL, main_network, to_metrics
+    from pnp.results import main_network, to_metrics
 
     metrics = to_metrics(rows)
     write_json(folder / "metrics.json", metrics)
-    (folder / PARTIAL).unlink(missing_ok=True)
     main = facts.get("main") or main_network(rows)  # decided once, when the run ends
     if main:
         facts = {**facts, "main": main}
@@ -33,6 +32,14 @@ def write_results(
     if report is not None:
         print(f"report: {report}")
     return metrics
+
+
+def mark_finished(folder: Path) -> None:
+    """Say that nothing is left to be written: see `pnp.runs.jobs`."""
+    from pnp.results import PARTIAL
+
+    for file in (folder / PARTIAL, *folder.glob(f"*/{PARTIAL}")):  # of further data sets
+        file.unlink(missing_ok=True)
 
 
 def print_main(main: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pnp import files, locks
 from pnp.errors import UserError
 from pnp.keys import NEUTRAL, original
+from pnp.results import PARTIAL
 from pnp.runs import directory, processes
 from pnp.signals import listener
 
@@ -194,7 +195,9 @@ def _plan(folder: Path, config: dict[str, Any], resume: Any, *, anew: bool) -> J
                 "replace it."
             )
         finished = folder / "metrics.json"
-        if finished.is_file() and identity(old) == identity(config):
+        # The partial ones stay until all else is there, too: report, decider, what W&B gets.
+        ended = finished.is_file() and not (folder / PARTIAL).exists()
+        if ended and identity(old) == identity(config):
             return Job(folder, metrics=files.read_json(finished))
         return Job(folder, last if last.is_file() else None)
     if anew:

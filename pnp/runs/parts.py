@@ -118,6 +118,7 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
         whole("trainer.devices", options["devices"])  # of a CPU: processes
     callbacks = [*_callbacks(config, folder), Progress() if terminal else EpochLines()]
     quick = bool(options.get("fast_dev_run"))
+    checkpoints = "checkpoints" in (config["callbacks"] or {})
     try:
         with warnings.catch_warnings():
             ignore_known_warnings()

@@ -56,6 +56,7 @@ def search(
 
     def objective(trial: "optuna.Trial") -> float:
         trial.set_user_attr("worker", [worker, slurm_life()])
+        study.sampler = sampler(study, trial, settings["seed"])
         words = suggest(trial, space, present)
         print(f"trial {trial.number}: {' '.join(words)}", flush=True)
         place = [f"run_dir={folder / f'trial_{trial.number:04}'}", "resume=auto"]
@@ -142,9 +143,19 @@ def open_study(
             + "\nGive the same, or a new tune.name."
         )
     study.set_user_attr("asked", asked)
-    # The trials so far move the seed: a study that goes on must not draw its first points again.
-    study.sampler = optuna.samplers.TPESampler(seed=settings["seed"] + len(study.trials))
     return study
+
+
+def sampler(study: "optuna.Study", trial: "optuna.Trial", seed: int) -> Any:
+    """The sampler of one trial, of its own seed: its number without those that were interrupted.
+
+    So a search that is stopped and goes on draws the points that an unbroken one draws.
+    """
+    import optuna
+
+    again = sum(t.state.name == "FAIL" and "error" not in t.user_attrs
+                for t in study.trials[: trial.number])  # fmt: skip
+    return optuna.samplers.TPESampler(seed=seed + trial.number - again)
 
 
 def adopt(study: "optuna.Study", folder: Path) -> None:

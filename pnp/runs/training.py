@@ -23,7 +23,7 @@ from pnp.loggers import trackers
 from pnp.loggers.wandb import WandbLog
 from pnp.runs import directory, encoders, reopen
 from pnp.runs.config import build
-from pnp.runs.finish import write_results
+from pnp.runs.finish import mark_finished, write_results
 from pnp.runs.parts import build_trainer, ignore_known_warnings, parts, quieten
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def finish(
         decider = encoders.write_own(run, folder, protocol, trainer.strategy.root_device)
         if decider:
             print(f"decider: pnp-decide apply decider={decider} images=FOLDER")
+    mark_finished(folder)
     return metrics
 
 
