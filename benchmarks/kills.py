@@ -152,7 +152,7 @@ def pictures(folder: Path, starter: Starter) -> None:
 
 def runs(folder: Path, starter: Starter) -> None:
     """Two short runs."""
-    words = (*TINY, *AMBIGUOUS, *BRIEF, "-m", "seed=0,1", "hydra.sweep.dir=runs")
+    words = ("-m", *TINY, *AMBIGUOUS, *BRIEF, "seed=0,1", "hydra.sweep.dir=runs")
     starter.start("train", words, folder)
     assert starter.wait() == 0, (folder / "log.txt").read_text()
 
@@ -214,7 +214,7 @@ FIRST = "hydra.run.dir=runs/a"
 SCENES = {
     "train": Scene("train", (*TINY, *AMBIGUOUS, *SHORT, FIRST, "resume=auto")),
     "folder": Scene("train", (*TINY, *PICTURES, *BRIEF, FIRST, "resume=auto"), pictures),
-    "sweep": Scene("train", (*TINY, *AMBIGUOUS, *BRIEF, "-m", "seed=0,1")),
+    "sweep": Scene("train", ("-m", *TINY, *AMBIGUOUS, *BRIEF, "seed=0,1")),
     "tune": Scene("tune", (SPACE, "tune.n_trials=3", "tune.prune=null", *TINY, *AMBIGUOUS, *BRIEF),
                   end=end_of_search),
     "evaluate": Scene("evaluate", ("run=runs/seed=0", "evaluation.k=7"), runs),

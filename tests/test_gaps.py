@@ -8,7 +8,7 @@ from PIL import Image
 from test_evaluate import SMALL, judged
 
 from pnp.data import ImageSet
-from pnp.evaluation import evaluate, features, protocol
+from pnp.evaluation import evaluate, features, figures, protocol
 from pnp.evaluation.figures import principal_plane
 from pnp.evaluation.probes import Space
 from pnp.evaluation.protocol import Pixels
@@ -51,6 +51,17 @@ def test_a_probe_or_a_picture_that_fails_costs_nothing_else(tmp_path, monkeypatc
     assert metrics == {key: value for key, value in whole.items() if "linear" not in key}
     missing = ("network, linear", "network, linear_10pct", "the picture of the features")
     assert gaps_of(tmp_path / "b") == dict.fromkeys(missing, "RuntimeError: no such luck")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
+    class Figure:
+        def savefig(self, file, **_):
+            file.write_text("half of")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        figures.save(Figure(), tmp_path / "a.svg")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_report_that_fails_leaves_the_results(tmp_path, monkeypatch, capsys, caplog):

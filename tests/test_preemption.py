@@ -6,12 +6,11 @@ import os
 import random
 import signal
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import kills
 import pytest
 import torch
 
@@ -19,55 +18,20 @@ from pnp.callbacks.checkpoints import Checkpoints
 from pnp.cli.train import train
 from pnp.signals import Interrupted, Listener
 
-# Starts runs of the command line quickly: imports once, then forks for each.
-STARTER = """
-import json, os, sys, traceback
-import lightning, pnp.evaluation.evaluate, pnp.method, pnp.report, pnp.callbacks.progress
-import pnp.callbacks.guard, pnp.callbacks.checkpoints, pnp.callbacks.monitor
-import pnp.objectives, pnp.optim, pnp.views, pnp.data, pnp.evaluation.concept_bands
-from pnp.cli.train import main
-print("ready", flush=True)
-while line := sys.stdin.readline():
-    job = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        os.environ.update(job["env"])
-        os.chdir(job["cwd"])
-        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
-        sys.argv = ["pnp-train", *job["overrides"]]
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        except BaseException:
-            traceback.print_exc()
-            status = 99
-        sys.stdout.flush()
-        os._exit(status)
-    print(pid, flush=True)
-    sys.stdin.readline()
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
 
 class Runs:
     """Starts and awaits runs in `folder`, one at a time."""
 
-    def __init__(self, starter: subprocess.Popen, folder: Path, command: Callable) -> None:
+    def __init__(self, starter: kills.Starter, folder: Path, command: Callable) -> None:
         self.starter, self.folder, self.command = starter, folder, command
         self.log = folder / "log.txt"
 
     def start(self, *overrides: str, **env: str) -> int:
         words = self.command("callbacks.checkpoints.every_n_steps=1", *overrides)[3:]
-        job = {"overrides": words, "env": env, "cwd": str(self.folder), "log": str(self.log)}
-        print(json.dumps(job), file=self.starter.stdin, flush=True)
-        return int(self.starter.stdout.readline())
+        return self.starter.start("train", words, self.folder, **env)
 
     def wait(self) -> int:
-        print("wait", file=self.starter.stdin, flush=True)
-        return int(self.starter.stdout.readline())
+        return self.starter.wait()
 
     def said(self) -> str:
         return self.log.read_text()
@@ -75,13 +39,9 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def starter():
-    process = subprocess.Popen(
-        [sys.executable, "-c", STARTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
+    process = kills.Starter()
     yield process
-    process.kill()
-    process.communicate()
+    process.close()
 
 
 @pytest.fixture
@@ -112,29 +72,11 @@ def wait_for(file: Path) -> None:
     assert file.exists()
 
 
-@pytest.mark.parametrize("kills", [pytest.param(n, marks=pytest.mark.slow) for n in (2, 10)])
-def test_a_run_killed_at_random_moments_ends_as_an_unbroken_one(runs, tmp_path, kills):
-    draws = random.Random(kills)
-    runs.start("hydra.run.dir=whole/run")  # not beside the others: it would be found
-    began = time.monotonic()
-    assert runs.wait() == 0, runs.said()
-    seconds = time.monotonic() - began
-    killed, broken = 0, []
-    while killed < kills or not broken or not (broken[-1] / "metrics.json").exists():
-        if not broken or (broken[-1] / "metrics.json").exists():
-            broken.append(tmp_path / f"broken{len(broken)}" / "run")
-        pid = runs.start(f"hydra.run.dir={broken[-1]}", "resume=auto")
-        if killed < kills:
-            time.sleep(draws.uniform(0.1, 0.9) * seconds)
-            os.kill(pid, signal.SIGKILL)  # ended already: a zombie until we wait
-        status = runs.wait()
-        assert status in (0, -signal.SIGKILL), runs.said()
-        killed += status != 0
-        # Killed between its last file and its end, a process leaves a lock that nobody holds.
-        assert status or not (broken[-1] / "lock").exists()
-    for run in broken:
-        assert_equal(tmp_path / "whole" / "run", run)
-        assert not list(run.rglob("*.part"))
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("scene", kills.SCENES)
+def test_what_is_killed_at_random_moments_ends_as_unbroken(starter, tmp_path, scene):
+    kills.play(kills.SCENES[scene], 3, random.Random(scene), starter, tmp_path / "scene")
 
 
 @pytest.mark.parametrize(

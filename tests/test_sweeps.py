@@ -67,6 +67,14 @@ def test_a_job_is_found_by_its_config_not_by_its_path(compose, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_a_job_that_was_killed_before_its_report_is_not_finished(compose, tmp_path):
+    finish(claim(compose()))
+    (tmp_path / "run" / "metrics.partial.json").write_text("{}")
+    job = claim(compose("resume=auto"))
+    job.lock.release()
+    assert job.metrics is None
+
+
 def test_a_changed_job_of_a_sweep_runs_anew_beside_the_old_one(compose, tmp_path, monkeypatch):
     monkeypatch.setattr("pnp.runs.directory.is_multirun", lambda: True)
     finish(claim(compose(f"run_dir={tmp_path / 'a'}")))

@@ -114,7 +114,8 @@ def test_a_study_of_other_settings_is_not_mixed_up(settings, trained):
 def test_a_trial_below_the_median_is_stopped_and_counted(settings, trained):
     space = {"optim.lr": [0.004, 0.001]}
     prune = {"when": "probe/teacher/knn", "startup_trials": 1, "warmup_epochs": 1}
-    run_search(settings | {"space": space, "n_trials": 12, "prune": prune}, [])
+    seed = 2  # the larger one comes first
+    run_search(settings | {"space": space, "n_trials": 12, "prune": prune, "seed": seed}, [])
     trials = study_of(settings).trials
     assert len(trials) == 12
     pruned = [t for t in trials if t.state.name == "PRUNED"]
@@ -140,6 +141,9 @@ def test_an_interrupted_trial_is_done_again_with_the_same_values(settings, train
     assert first.params == second.params
     assert second.user_attrs["continues"] == 0
     assert len(trained) == 3
+    broken = [cfg.optim.lr for cfg in trained]
+    run_search(settings | {"name": "unbroken"}, [])
+    assert [cfg.optim.lr for cfg in trained[3:]] == broken
 
 
 def test_the_trial_of_a_killed_process_is_done_again_and_that_of_a_living_one_not(

@@ -11,7 +11,17 @@ from torch import Tensor
 from pnp.band.oracle import oracle_band
 from pnp.data import ImageSet
 from pnp.evaluation.concept_bands import Bands, Budgets, ConceptBand
-from pnp.evaluation.figures import DOT, SIZE, TILES, WIDTH, axes_grid, draw_sheet, name_axes, short
+from pnp.evaluation.figures import (
+    DOT,
+    SIZE,
+    TILES,
+    WIDTH,
+    axes_grid,
+    draw_sheet,
+    name_axes,
+    save,
+    short,
+)
 from pnp.evaluation.gaps import Gaps
 from pnp.results import OWNERS
 
@@ -91,7 +101,7 @@ def draw_curves(file: Path, bands: Bands) -> str:
     axis.set_xticks((), minor=True)
     axis.set_yticklabels(("0", "50", "100"))
     name_axes(figure, axis, "allowed error on each side, %", "test images in the band, %")
-    figure.savefig(file)
+    save(figure, file)
     return (
         "Share of test images in the band against the allowed error: plug-in (solid), certified "
         "(dashed), and where η is known the oracle (dotted)" + _rest(concepts)
@@ -120,7 +130,7 @@ def draw_scores(file: Path, bands: Mapping[str, ConceptBand], owner: str) -> str
     panels[0].yaxis.set_major_formatter("{x:g}")
     panels[0].yaxis.set_minor_locator(NullLocator())  # minor ticks cost more than the rest
     name_axes(figure, panels[0], "logit", "test images")
-    figure.savefig(file)
+    save(figure, file)
     return f"Test logits of P and ¬P under the {owner}, certified band shaded" + _rest(bands)
 
 
@@ -148,7 +158,7 @@ def draw_posterior(
     axis.set(ylim=(0, 1.02), xlim=(0, 1), yticks=(0, 0.5, 1))
     axis.set_yticklabels(("0", "50", "100"))
     name_axes(figure, axis, "η = Pr(P | image)", "test images, %")
-    figure.savefig(file)
+    save(figure, file)
     return f"Concept “{concept}”: share of each η bin in the certified band, beside the oracle's."
 
 
@@ -202,7 +212,7 @@ def draw_classes(file: Path, bands: Mapping[str, ConceptBand], classes: Sequence
     axis.set_yticks(range(len(concepts)), concepts)
     axis.set_xlabel("class", fontsize=SIZE)
     axis.set_ylabel("concept", fontsize=SIZE)
-    figure.savefig(file)
+    save(figure, file)
     cut = len(bands) > CELLS or len(classes) > CELLS
     rest = f" (the largest of {len(bands)} concepts and {len(classes)} classes)" if cut else ""
     return f"Share of each original class in the band of each concept, in percent{rest}."
@@ -261,7 +271,7 @@ def draw_regions(file: Path, concept: str, band: ConceptBand, plane: Tensor) -> 
     for value, colour, label in ((0, NOT_P, "¬P"), (-1, BAND, "uncertain"), (1, P, "P")):
         axis.scatter(*points[region == value].T, **DOT, color=colour, label=label)
     name_axes(figure, axis, "first principal axis", "second principal axis", markerscale=2)
-    figure.savefig(file, dpi=130)
+    save(figure, file, dpi=130)
     return f"Concept “{concept}”: features of test images in the principal plane, by region."
 
 

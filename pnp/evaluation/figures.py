@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pnp.console import one_line
+from pnp.files import replacing
 
 WIDTH = 7.0
 SIZE = 9  # of text, in points at WIDTH
@@ -114,7 +115,7 @@ def draw_pca(
         )  # fmt: skip
     axis.set_xlabel(f"first principal axis ({share[0]:.0%} of the variance)", fontsize=SIZE)
     axis.set_ylabel(f"second ({share[1]:.0%})", fontsize=SIZE)
-    figure.savefig(file, dpi=130)
+    save(figure, file, dpi=130)
     rest = f"; the first 20 of {len(classes)} classes" if len(classes) > 20 else ""
     return f"Backbone features of {split} images on their first two principal axes{rest}."
 
@@ -153,7 +154,7 @@ def draw_sheet(file: Path, rows: Sequence[tuple[str, Any, Sequence[str]]]) -> No
                 )
     axis.set(xlim=(0, WIDTH), ylim=(top + gap, 0))
     axis.axis("off")
-    figure.savefig(file, dpi=130)
+    save(figure, file, dpi=130)
 
 
 def name_axes(figure: Any, axis: Any, x: str, y: str, **legend: Any) -> None:
@@ -169,6 +170,12 @@ def name_axes(figure: Any, axis: Any, x: str, y: str, **legend: Any) -> None:
         ncols=len(labels), fontsize=SIZE, frameon=False, borderaxespad=0, borderpad=0,
         handlelength=1.6, columnspacing=1.4, **legend,
     )  # fmt: skip
+
+
+def save(figure: Any, file: Path, **options: Any) -> None:
+    """Write a figure whole or not at all, in the format of the file's ending."""
+    with replacing(file) as part:
+        figure.savefig(part, format=file.suffix[1:], **options)
 
 
 def short(name: str, most: int = 20) -> str:

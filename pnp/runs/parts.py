@@ -129,9 +129,7 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
                 logger=loggers(config, folder, dummy=quick),
                 log_every_n_steps=1,  # the module decides what is logged when
                 enable_model_summary=False,
-                enable_checkpointing=any(
-                    name == "checkpoints" for name in config["callbacks"] or {}
-                ),
+                enable_checkpointing=checkpoints,
                 enable_progress_bar=terminal,
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,  # our loader shards by itself
