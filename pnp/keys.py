@@ -12,6 +12,7 @@ NEUTRAL = (
     "run_dir", "resume", "wandb", "logger", "hydra", "choices", "data.num_workers", "data.resident",
     "evaluation.cache", "callbacks.checkpoints.every_n_steps", "callbacks.checkpoints.max_share",
     "trainer.enable_", "method.log_every", "method.cuda_graphs", "plugins",
+    "callbacks.gradients", "callbacks.guard",
 )  # fmt: skip
 # These change no weight: a run may be resumed with other ones.
 BESIDE_TRAINING = ("callbacks", "evaluation", "data.root")

@@ -149,6 +149,8 @@ class SelfSupervised(L.LightningModule):
             "loss": terms["loss"],
             "terms": {name: term.detach() for name, term in terms.items()},
             "embeddings": embeddings,
+            "student": outputs.student.detach(),
+            "teacher": outputs.teacher.detach(),
             "features": outputs.features.detach(),
             "labels": batch.labels,
         }
@@ -301,6 +303,7 @@ class SelfSupervised(L.LightningModule):
         numbers = torch.stack([term.detach().double() for term in terms.values()]).tolist()
         names, z = {"loss": "total"}, z.cpu()
         values = {
+            **self.compute_seen(step),
             **{f"loss/{names.get(k, k)}": v for k, v in zip(terms, numbers, strict=True)},
             "geometry/batch/sigma": geometry.sigma(z),
             "geometry/batch/mean_cosine": geometry.mean_cosine(z),
@@ -311,6 +314,17 @@ class SelfSupervised(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch, **values}, step)
         self.logged = values
+
+    def compute_seen(self, step: int) -> dict[str, float]:
+        """Images that `step` optimizer steps see, and forward passes per training image.
+
+        A pass is one view through the student or the teacher; local views count as whole ones.
+        """
+        images = step * self.global_batch
+        data = getattr(getattr(self.trainer, "datamodule", None), "pretrain", None)
+        passes = self.views.count * (1 + (self.teacher is not None)) + self.views.local
+        each = {} if data is None else {"forwards_per_image": images * passes / len(data)}
+        return {"images_seen": images, **each}
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule, which moves with every optimizer step.

@@ -318,6 +318,16 @@ METRICS = {
 }
 
 
+# Of the terms' gradients at the embeddings, logged in training.
+GRADIENTS = {
+    "share": ("share", "of the term in the gradient at the embeddings"),
+    "cosine": (
+        "cosine",
+        "between the gradients of two terms; below 0 they work against each other",
+    ),
+}
+
+
 def describe(metric: str) -> Metric:
     """The words for a metric; one that nobody described is headed by its own name.
 
@@ -330,6 +340,12 @@ def describe(metric: str) -> Metric:
         share = metric.removeprefix("linear_").removesuffix("pct")
         meaning = f"accuracy of a linear classifier fitted on {share} % of the labels"
         return Metric(f"linear probe, {share} % of labels", "share", meaning, True)
+    for kind, (unit, meaning) in GRADIENTS.items():
+        if metric.startswith(f"{kind}/"):
+            terms = metric.removeprefix(f"{kind}/").replace("_", " and ")
+            return Metric(
+                f"{kind}: {terms.replace('coding and rate', 'coding rate')}", unit, meaning
+            )
     if metric.startswith("class/"):
         return Metric(f"band, class {metric.removeprefix('class/')}", "share", "", False)
     return Metric(metric.rpartition("/")[2].replace("_", " "))

@@ -297,6 +297,7 @@ class LeJEPA(nn.Module):
         from lightly.loss.lejepa_loss import SIGReg
 
         self.weight = weight
+        self.weights = {"invariance": 1 - weight, "sigreg": weight}
         self.sigreg = SIGReg(knots=knots, t_max=t_max, num_vectors=slices)
 
     def forward(
@@ -340,6 +341,7 @@ class VISReg(nn.Module):
         whole("objective.slices", slices)
         from lightly.loss import VISRegLoss
 
+        self.weights = {"pred": 1 - weight, "scale": weight, "shape": weight, "center": weight}
         self.loss = VISRegLoss(lambda_param=weight, num_slices=slices)
 
     def forward(

@@ -1,11 +1,12 @@
-"""Stop at the first loss that is not finite, and say which term went first."""
+"""Stop a run that is lost: a loss that is not finite, and, if asked to, a collapse."""
 
 from typing import Any
 
 import lightning as L
 import torch
 
-from pnp.errors import UserError
+from pnp.callbacks.monitor import Monitor
+from pnp.errors import UserError, choice
 
 
 class FiniteLoss(L.Callback):
@@ -66,3 +67,45 @@ class FiniteLoss(L.Callback):
             + (f"{folder / 'last.ckpt'} holds the state from before. " if folder else "")
             + "Lower optim.lr, lengthen optim.warmup_epochs, or set trainer.gradient_clip_val=1."
         )
+
+
+class Guard(L.Callback):
+    """Stop the run at the monitor's collapse alarm; put it after the monitor.
+
+    Args:
+        on_collapse: `warn` leaves it at the alarm, `stop` ends the run.
+    """
+
+    def __init__(self, on_collapse: str = "warn") -> None:
+        self.on_collapse = choice("callbacks.guard.on_collapse", on_collapse, ("warn", "stop"))
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop after the step that raised the alarm."""
+        self.check(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop after the epoch that raised the alarm."""
+        self.check(trainer)
+
+    def check(self, trainer: L.Trainer) -> None:
+        """Raise at the first alarm.
+
+        Raises:
+            UserError: repeats the alarm and says how to go on.
+        """
+        if self.on_collapse == "warn":
+            return
+        monitors = [c for c in getattr(trainer, "callbacks", ()) if isinstance(c, Monitor)]
+        alarms = [alarm for monitor in monitors for alarm in monitor.alarms]
+        if alarms:
+            raise UserError(
+                f"stopped at step {alarms[0]['step']} by callbacks.guard.on_collapse=stop; "
+                f"{alarms[0]['message']}. To go on all the same: callbacks.guard.on_collapse=warn."
+            )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from pnp import geometry
+from pnp.callbacks.gradients import TermGradients, starving
 from pnp.data import ImageSet
 from pnp.distributed import broadcast, rank, world_size
 from pnp.errors import UserError, whole
@@ -25,6 +26,7 @@ from pnp.loggers.wandb import WandbLog
 from pnp.method import SelfSupervised
 from pnp.seeds import generator
 
+FIRST = 1000  # steps in which batches are checked between epochs
 QUESTIONS = 10  # classes whose band is measured online, at most
 # Kinds of collapse: how each shows in the embeddings, and what to do about it.
 ADVICE = {
@@ -153,6 +155,7 @@ class Monitor(L.Callback):
         self.alarms: list[dict[str, Any]] = []
         self.seen: dict[str, Sighting] = {}  # the last measurement of each network
         self.raised: dict[str, str | None] = {}
+        self.step = 0  # of the last batch that was checked
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images, the same in every run on these splits."""
@@ -183,6 +186,29 @@ class Monitor(L.Callback):
             for key, value in votes.items():
                 pl_module.log(key.format(name), value)
             self.check(trainer, name, measures, dims, pl_module.total_steps)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Check a batch of the student's embeddings every 5 to 50 of the first 1,000 steps."""
+        assert isinstance(pl_module, SelfSupervised)
+        step, total = trainer.global_step, pl_module.total_steps
+        if step > FIRST or step % max(5, min(50, total // 20)) or step == self.step:
+            return
+        self.step = step
+        z = outputs["embeddings"][0].cpu()
+        measures = {
+            "mean_cosine": geometry.mean_cosine(z),
+            "mean_norm": geometry.mean_norm(z),
+            "effective_rank": geometry.effective_rank(z),
+        }
+        # Rank 0's batch counts: all ranks must agree on an alarm.
+        self.check(trainer, "student", broadcast(measures), z.shape[1], total, batch=len(z))
 
     def measure(
         self, trainer: L.Trainer, module: SelfSupervised, name: str, network: torch.nn.Module
@@ -242,21 +268,27 @@ class Monitor(L.Callback):
         measures: dict[str, float],
         dims: int,
         total_steps: int,
+        batch: int | None = None,
     ) -> None:
         """Raise the alarm once when a kind of collapse has come to stay, see `is_alarming`.
+
+        `batch` is the number of images where a batch of training was measured. It is compared with
+        earlier batches: views are no clean images, and BatchNorm uses the batch.
 
         A teacher that still sits in its first cone while the student is spread lags: that is no
         collapse, and `on_train_end` says so.
         """
-        kind = collapse_kind(measures, len(self.held_out), dims)
-        before = self.seen.get(name)
-        self.seen[name] = now = Sighting(kind, measures["mean_cosine"], trainer.global_step)
-        if kind is None:
+        kind = collapse_kind(measures, batch or len(self.held_out), dims)
+        place = f"{name}, batch" if batch else name
+        before = self.seen.get(place)
+        self.seen[place] = now = Sighting(kind, measures["mean_cosine"], trainer.global_step)
+        if kind is None and not batch:
             self.raised.pop(name, None)
         lags = name == "teacher" and self.seen["student"].kind is None
         if is_alarming(before, now, total_steps) and not lags and kind != self.raised.get(name):
             assert kind is not None
             self.raised[name] = kind
+            terms = self.terms(trainer, kind)
             alarm = {
                 "step": trainer.global_step,
                 "epoch": trainer.current_epoch + 1,
@@ -264,7 +296,7 @@ class Monitor(L.Callback):
                 "kind": kind,
                 "message": f"{kind} collapse of the {name}: {ADVICE[kind]} (mean cosine "
                 f"{measures['mean_cosine']:.2f}, ‖mean z‖ {measures['mean_norm']:.2f}, effective "
-                f"rank {measures['effective_rank']:.1f} of {dims})",
+                f"rank {measures['effective_rank']:.1f} of {dims}){terms}",
             }
             self.alarms.append(alarm)
             if trainer.is_global_zero:
@@ -275,6 +307,15 @@ class Monitor(L.Callback):
                     log.alarm(title, alarm["message"], trainer.global_step - 1)
                 if self.file:
                     write_json(self.file, self.alarms)
+
+    def terms(self, trainer: L.Trainer, kind: str) -> str:
+        """Which term starves, by the last look at the gradients; empty for objectives of one."""
+        weights = getattr(getattr(trainer.lightning_module, "objective", None), "weights", {})
+        looks = [c for c in getattr(trainer, "callbacks", ()) if isinstance(c, TermGradients)]
+        if len(weights) < 2 or not any(name in weights for name in ("alignment", "variance")):
+            return ""
+        words = starving(kind, weights, looks[0].shares if looks else {})
+        return f"; {words}" if words else ""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say that the teacher lags, where it still is the cone that it started as."""

@@ -15,6 +15,7 @@ examples:
   pnp-report runs/a runs/b --out comparison    chosen runs, written to comparison/
   pnp-report runs --by objective,lr            rows by these keys instead of all that differ
   pnp-report runs --only model=resnet18        the runs with this value only
+  pnp-report runs --x seconds                  curves at equal compute, not at equal steps
   pnp-report runs --baseline "objective=full lr=0.004"
 
 A run is a folder with config.yaml and metrics.csv or metrics.json, as pnp-train writes it.
@@ -41,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
         help="keep the runs with this value, or one of VALUE,VALUE; repeat for several keys",
     )  # fmt: skip
     add("--baseline", metavar="WORDS", help="row that others are compared with, by key=value")
+    add(
+        "--x",
+        choices=("step", "images", "forwards", "seconds"),
+        default="step",
+        help="what curves are drawn against: optimizer steps, images seen, forward passes per "
+        "training image, or seconds of training",
+    )
     add("--open", action="store_true", help="open the page in a browser")
     add("--wandb", metavar="ENTITY/PROJECT", help="save a W&B workspace for that project instead")
     return command
@@ -57,10 +65,10 @@ def report(args: argparse.Namespace) -> tuple[Path, str]:
 
     dirs: list[Path] = args.dirs
     if len(dirs) == 1 and find_runs(dirs) == [dirs[0].resolve()]:
-        page = write_report(dirs[0], args.out / "report.html" if args.out else None)
+        page = write_report(dirs[0], args.out / "report.html" if args.out else None, args.x)
         return page, f"{final_markdown(dirs[0])}\nwrote {page}"
     by = args.by.split(",") if args.by else None
-    written = compare_runs(dirs, args.out, baseline=args.baseline, by=by, only=args.only)
+    written = compare_runs(dirs, args.out, baseline=args.baseline, by=by, only=args.only, x=args.x)
     states = ", ".join(f"{count} {state}" for state, count in written.states.items())
     files = [f"wrote {path}" for path in (written.report, written.csv, written.markdown)]
     return written.report, "\n".join([written.table, *files, f"runs: {states}"])

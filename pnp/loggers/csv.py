@@ -1,6 +1,7 @@
 """The CSV log that is always written: appended to, and continued, never lost, by a resumed run."""
 
 import csv
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from pnp.files import read_csv, replacing
 class CSVLog(Logger):
     """One row per logged step in `<folder>/metrics.csv`; columns appear as metrics do.
 
+    `seconds.csv` beside it holds the seconds since the first of these steps, pauses left out: times
+    are never the same twice, and metrics.csv is.
+
     Lightning's own CSVLogger deletes the file of an earlier run in the same folder; this one drops
     only the rows after the step it resumes from.
 
@@ -27,6 +31,9 @@ class CSVLog(Logger):
         super().__init__()
         self.file = Path(folder) / "metrics.csv"
         self.columns = ["step", "epoch"]
+        self.clock = Path(folder) / "seconds.csv"
+        self.before, self.started = 0.0, 0.0  # seconds of earlier sessions; when this one began
+        self.timed = -1  # the last step with a time
 
     @property
     def name(self) -> str:
@@ -55,6 +62,9 @@ class CSVLog(Logger):
         if rows := read_csv(self.file):
             self.columns = list(rows[0])
             self._rewrite([row for row in rows if int(row["step"]) < step])
+        if times := [row for row in read_csv(self.clock) if int(row["step"]) < step]:
+            self.before = float(times[-1]["seconds"])
+        _write(self.clock, ["step", "seconds"], times)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
@@ -64,16 +74,38 @@ class CSVLog(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one row; a metric never seen before adds a column."""
         row = {"step": 0 if step is None else step, **metrics}
+        self._time(row["step"])
         new = [key for key in row if key not in self.columns]
         if new or not self.file.exists():
             self.columns += new
             self._rewrite([*read_csv(self.file), row])
         else:
-            with self.file.open("a", newline="", encoding="utf-8") as stream:
-                csv.DictWriter(stream, self.columns).writerow(row)
+            _append(self.file, self.columns, row)
+
+    def _time(self, step: float) -> None:
+        """One row of seconds.csv for each step."""
+        if step <= self.timed:
+            return
+        now = time.monotonic()
+        self.started = self.started or now
+        seconds = round(self.before + now - self.started, 2)
+        if self.clock.exists():
+            _append(self.clock, ["step", "seconds"], {"step": step, "seconds": seconds})
+        else:
+            _write(self.clock, ["step", "seconds"], [{"step": step, "seconds": seconds}])
+        self.timed = step
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        with replacing(self.file) as part, part.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        _write(self.file, self.columns, rows)
+
+
+def _append(file: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        csv.DictWriter(stream, columns).writerow(row)
+
+
+def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with replacing(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -23,8 +23,9 @@ from pnp.report.groups import (
     short_names,
     text,
 )  # fmt: skip
-from pnp.report.page import render, save
+from pnp.report.page import markdown_table, number, render, save
 from pnp.report.reading import (
+    AXES,
     Curve,
     Run,
     describe_curve,
@@ -33,6 +34,7 @@ from pnp.report.reading import (
     split_key,
     tuned_metrics,
 )
+from pnp.report.selection import Agreement, audit, comparable
 from pnp.report.table import Cell, Table, alarm_text, table_columns
 from pnp.results import OWNERS, REFERENCES, describe
 
@@ -67,6 +69,7 @@ def compare_runs(
     baseline: str | None = None,
     by: Sequence[str] | None = None,
     only: Sequence[str] = (),
+    x: str = "step",
 ) -> Comparison:
     """Compare every run below `dirs`; write `report.html`, `table.csv` and `table.md` to `out`.
 
@@ -79,6 +82,7 @@ def compare_runs(
         baseline: group that others are compared with: its label, or `key=value` words.
         by: configuration keys to group by; by default all that differ.
         only: `key=value` conditions that the runs must meet.
+        x: what curves are drawn against, of `reading.AXES`.
 
     Raises:
         UserError: no readable run, no such baseline or key, `out` is itself a run or unwritable.
@@ -115,10 +119,12 @@ def compare_runs(
     filters, configurations = filter_selects(tables)
     everything = Table(groups, table_columns(runs, tuned), groups[0], base)
     charts = [
-        *curve_chart(groups, configurations, filters),
+        *curve_chart(groups, configurations, filters, x),
         *trade_off_charts(everything, configurations, filters),
         *band_chart(groups, configurations, filters),
     ]
+    judged = comparable(runs)
+    agreements = audit([run.numbers for run in judged])
     page = render(
         "compare.html",
         scripts=embed({f"chart-{chart.id}": chart.spec for chart in charts}),
@@ -130,9 +136,12 @@ def compare_runs(
         alarm_text=alarm_text,
         filters=filters if charts else [],
         charts=charts,
+        agreements=agreements,
+        judged=judged[0].dataset if judged else "",
         link=lambda run: report_link(run, out),
     )
     words = "\n".join(table.markdown() for table in tables)
+    words += selection_markdown(agreements)
     if void:
         words += f"Not listed: {void} that ended before the first step.\n"
     frames = [table.frame(own) for table, (_, own) in zip(tables, sections, strict=True)]
@@ -143,6 +152,19 @@ def compare_runs(
         table=words,
         states={state: states.count(state) for state in dict.fromkeys(states)},
     )
+
+
+def selection_markdown(agreements: Sequence[Agreement]) -> str:
+    """The audit of label-free measures as a table; empty where too few runs compare."""
+    if not agreements:
+        return ""
+    rows = [
+        [a.measure, a.judge, a.runs, f"{number(a.rho)} [{number(a.low)}, {number(a.high)}]",
+         "yes" if a.trusted else "no"]
+        for a in agreements
+    ]  # fmt: skip
+    head = ["measure without labels", "judge", "runs", "rank correlation", "trusted"]
+    return f"\n## Selection without labels\n\n{markdown_table(head, rows)}\n"
 
 
 def baselines(sections: Sequence[Sequence[Group]], wanted: str | None) -> list[Group]:
@@ -208,13 +230,23 @@ def filter_selects(tables: Sequence[Table]) -> tuple[list[Select], list[dict[str
 
 
 def curve_chart(
-    groups: Sequence[Group], configurations: list[dict[str, Any]], filters: list[Select]
+    groups: Sequence[Group], configurations: list[dict[str, Any]], filters: list[Select], x: str
 ) -> list[Chart]:
-    """The curves of training, one metric at a time."""
+    """The curves of training, one metric at a time, against steps or another axis.
+
+    Raises:
+        UserError: a run did not log that axis.
+    """
     keys = list(dict.fromkeys(k for group in groups for run in group.drawn for k in run.curves))
     if not keys:
         return []
     rows = summarise([[run.curves for run in group.drawn] for group in groups], keys)
+    for row in rows if x != "step" else []:
+        drawn = groups[row["c"]].drawn
+        places = [run.along(x, [row["x"]]) for run in drawn]
+        if lacking := [run.path for run, at in zip(drawn, places, strict=True) if not at]:
+            raise UserError(f"{lacking[0]} did not log {AXES[x][0]}: draw it with --x step.")
+        row["x"] = sum(at[0] for at in places if at) / len(drawn)
     labels = []
     for section, name, owner in map(split_key, keys):
         heading = describe_curve(section, name).heading
@@ -225,7 +257,7 @@ def curve_chart(
     first = next((keys.index(key) for key in FIRST if key in keys), 0)
     order = sorted(range(len(keys)), key=lambda i: labels[i].lower())
     select = Select("metric", "show", [(str(i), labels[i]) for i in order], str(first))
-    spec = line_chart(rows, configurations, labels, filters, select, x="optimizer step")
+    spec = line_chart(rows, configurations, labels, filters, select, x=AXES[x][0])
     text = (
         "Lines are means over the runs of a configuration, ribbons go from the least to the "
         "largest run. Select entries of the legend to bring them forward."

@@ -32,11 +32,12 @@ class Panel:
     remark: str
 
 
-def panels(curves: Mapping[str, Curve]) -> dict[str, list[Panel]]:
+def panels(curves: Mapping[str, Curve], axis: str = "optimizer step") -> dict[str, list[Panel]]:
     """The panels of every section; lines of student, teacher and batch share one.
 
     Args:
         curves: steps and values by logged key.
+        axis: what stands in the place of the steps, in words.
     """
     grouped: dict[str, dict[str, dict[str, Curve]]] = {}
     for key, curve in curves.items():
@@ -45,19 +46,22 @@ def panels(curves: Mapping[str, Curve]) -> dict[str, list[Panel]]:
     ends = [end for steps, _ in curves.values() for end in (steps[0], steps[-1])]
     return {
         section: [
-            _panel(section, name, lines, (min(ends), max(ends))) for name, lines in own.items()
+            _panel(section, name, lines, (min(ends), max(ends)), axis)
+            for name, lines in own.items()
         ]
         for section, own in grouped.items()
     }
 
 
-def _panel(section: str, name: str, lines: dict[str, Curve], x: tuple[float, float]) -> Panel:
+def _panel(
+    section: str, name: str, lines: dict[str, Curve], x: tuple[float, float], axis: str
+) -> Panel:
     words = describe_curve(section, name)
     odd = sum(not abs(value) < LARGEST for _, values in lines.values() for value in values)
     remark = f"{odd:,} value{'s' * (odd > 1)} not finite (gaps)" if odd else ""
     lines = dict(sorted(lines.items(), key=lambda line: ORDER.index(line[0])))
     legend = [(owner, owner if owner != name else "", y[-1]) for owner, (_, y) in lines.items()]
-    label = f"{words.heading} over steps: " + ", ".join(
+    label = f"{words.heading} against {axis}: " + ", ".join(
         f"{o} ends at {v:.4g}" for _, o, v in legend
     )
     return Panel(words.heading, words.meaning, draw(lines, x, label), legend, remark)

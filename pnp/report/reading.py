@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pnp.errors import UserError
 from pnp.files import read_csv, read_json, read_text
 from pnp.keys import upgrade
@@ -22,6 +24,12 @@ SKIPPED = {"checkpoints", "features", "figures", "wandb", ".hydra", ".git"}
 # A folder with config.yaml and one of these is a run; splits.json is there before the first step.
 MARKS = {"metrics.csv", "metrics.json", "splits.json", "error.txt"}
 OWN = ("image_folder", "array")  # data sets of the user's own
+AXES = {  # what curves are drawn against: title, and the column that tells it at each step
+    "step": ("optimizer step", ""),
+    "images": ("images seen", "images_seen"),
+    "forwards": ("forward passes per training image", "forwards_per_image"),
+    "seconds": ("seconds of training", "seconds"),
+}
 FRESH = 900  # seconds without a new file after which an unfinished run is no longer "running"
 
 Curve = tuple[list[float], list[float]]
@@ -44,6 +52,7 @@ class Run:
         bands: `band.json`: widths over allowed errors by concept and owner.
         gaps: what the evaluation left out, with the reasons.
         test: digest of the test split; empty for runs that recorded none.
+        axes: images seen, forward passes per image and seconds at the logged steps.
     """
 
     path: Path
@@ -57,6 +66,14 @@ class Run:
     bands: dict[str, Any] = field(default_factory=dict)
     gaps: dict[str, Any] = field(default_factory=dict)
     test: str = ""
+    axes: dict[str, Curve] = field(default_factory=dict)
+
+    def along(self, x: str, steps: Sequence[float]) -> list[float] | None:
+        """Steps in the unit of an axis, interpolated; None where the run did not log it."""
+        if x == "step":
+            return list(steps)
+        known, values = self.axes.get(AXES[x][1], ([], []))
+        return [float(v) for v in np.interp(steps, known, values)] if known else None
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -181,6 +198,11 @@ def read_run(path: Path) -> Run:
         alarm if isinstance(alarm, dict) else {"message": str(alarm)}
         for alarm in read_json(path / "alarms.json", list, [])
     ]
+    curves, axes = _read_curves(path / "metrics.csv"), {}
+    for _, column in AXES.values():
+        if column in curves:
+            axes[column] = curves.pop(column)
+    axes |= _read_curves(path / "seconds.csv")
     error = read_text(path / "error.txt").strip() if (path / "error.txt").is_file() else ""
     if metrics is not None:
         state = "alarm" if alarms else "finished"
@@ -189,7 +211,7 @@ def read_run(path: Path) -> Run:
     return Run(
         path=path,
         config=_read_config(path / "config.yaml"),
-        curves=_read_curves(path / "metrics.csv"),
+        curves=curves,
         metrics=metrics,
         facts=read_json(path / "run.json", dict, {}),
         alarms=alarms,
@@ -197,6 +219,7 @@ def read_run(path: Path) -> Run:
         error=error,
         bands=read_json(path / "band.json", dict, {}),
         gaps=read_json(path / GAPS, dict, {}),
+        axes=axes,
         test=str((read_json(path / "splits.json", dict, {}).get("test") or {}).get("digest", "")),
     )
 

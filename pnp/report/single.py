@@ -11,7 +11,7 @@ from pnp.files import flatten, read_json
 from pnp.report.groups import text
 from pnp.report.multiples import Panel, panels
 from pnp.report.page import markdown_table, measure, render, save
-from pnp.report.reading import Run, read_run
+from pnp.report.reading import AXES, Run, read_run
 from pnp.results import (
     MEAN,
     NETWORKS,
@@ -34,6 +34,7 @@ BAND_METRICS = (
 TITLE_KEYS = ("method", "objective", "data", "model")
 SECTIONS = {
     "loss": "Loss terms",
+    "gradient": "Terms in the gradient at the embeddings",
     "geometry": "Geometry of the embeddings",
     "probe": "Probes during training",
     "band": "Uncertainty band",
@@ -58,12 +59,13 @@ class Picture(NamedTuple):
     css: str
 
 
-def write_report(run_dir: Path, out: Path | None = None) -> Path:
+def write_report(run_dir: Path, out: Path | None = None, x: str = "step") -> Path:
     """Write the self-contained page of one run and return its path.
 
     Args:
         run_dir: a run directory; files that are not there yet are left out of the page.
         out: the file to write; `run_dir/report.html` by default.
+        x: what curves are drawn against, of `reading.AXES`.
 
     Raises:
         UserError: a file of the run is missing or broken, or the page cannot be written.
@@ -86,7 +88,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         gaps=reasons([(str(reason), what) for what, reason in run.gaps.items()]),
         details=detail_grids(run.rows),
         rest=find(run.rows, kind="other"),
-        sections=sections(run),
+        sections=sections(run, x),
+        axis=AXES[x][0],
         pictures=pictures(run.path / "figures"),
         protocol=run.facts.get("protocol", ""),
         facts=facts,
@@ -260,9 +263,17 @@ def _concept(row: Row) -> str:
     return f"{row.concept} · {OWNERS[row.owner]}"
 
 
-def sections(run: Run) -> list[tuple[str, str, list[Panel]]]:
-    """Id, heading and panels of every section of the curves, known sections first."""
-    drawn = panels(run.curves)
+def sections(run: Run, x: str = "step") -> list[tuple[str, str, list[Panel]]]:
+    """Id, heading and panels of every section of the curves, known sections first.
+
+    Raises:
+        UserError: the run did not log the axis `x`.
+    """
+    curves = {k: (run.along(x, steps), values) for k, (steps, values) in run.curves.items()}
+    present = {k: (steps, values) for k, (steps, values) in curves.items() if steps is not None}
+    if len(present) < len(curves):
+        raise UserError(f"{run.path} did not log {AXES[x][0]}: draw it with --x step.")
+    drawn = panels(present, AXES[x][0])
     order = [*SECTIONS, *sorted(set(drawn) - set(SECTIONS))]
     titles = {key: SECTIONS.get(key, key.replace("_", " ").capitalize()) for key in order}
     return [(f"s{i}", titles[key], drawn[key]) for i, key in enumerate(order) if key in drawn]
