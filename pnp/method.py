@@ -303,7 +303,7 @@ class SelfSupervised(L.LightningModule):
         numbers = torch.stack([term.detach().double() for term in terms.values()]).tolist()
         names, z = {"loss": "total"}, z.cpu()
         values = {
-            **self.compute_seen(step),
+            **self.compute_seen(step + 1),
             **{f"loss/{names.get(k, k)}": v for k, v in zip(terms, numbers, strict=True)},
             "geometry/batch/sigma": geometry.sigma(z),
             "geometry/batch/mean_cosine": geometry.mean_cosine(z),

@@ -14,11 +14,6 @@ from pnp.files import read_csv
 from pnp.objectives import PNP
 from pnp.rivals import LeJEPA, VICReg, VISReg
 
-TINY = ["data.n_train=256", "data.validation=64", "data.calibration=64", "data.test=64",
-        "data.batch_size=32", "model.width=4", "model.projector={hidden: 16, out: 16}",
-        "evaluation.references=[]", "evaluation.fractions=[]", "evaluation.cache=false",
-        "logger=csv"]  # fmt: skip
-
 
 class Opposite:
     """Two terms that pull the same numbers up and down, three to one."""
@@ -95,15 +90,16 @@ def test_the_starving_term_is_the_weakest_of_those_that_work_against_this_collap
     assert alone == "no term works against it: variance and repulsion weigh 0"
 
 
-def test_a_collapse_stops_the_run_inside_its_first_epoch_if_asked_to_and_names_what_starves(
-    tmp_path,
+def test_a_collapse_stops_the_run_in_its_first_epoch_if_asked_to_and_names_what_starves(
+    tmp_path, compose
 ):
-    words = ["objective=no_repulsion", "objective.weights={variance: 1.0e-3, covariance: 0}",
-             "callbacks.guard.on_collapse=stop", "callbacks.gradients.every_n_steps=2",
-             "data.n_train=2048", "trainer.max_epochs=1",
-             f"run_dir={tmp_path / 'run'}"]  # fmt: skip
+    words = [
+        "objective=no_repulsion", "objective.weights={variance: 1.0e-3, covariance: 0}",
+        "callbacks.guard.on_collapse=stop", "callbacks.gradients.every_n_steps=2",
+        "data.n_train=1024", "data.batch_size=16", "trainer.max_epochs=1", "optim.lr=0.02",
+    ]  # fmt: skip
     with pytest.raises(UserError, match=r"on_collapse=stop; .*variance starves: .* % of the grad"):
-        train([*TINY, *words])
+        train(compose(*words))
     (alarm,) = json.loads((tmp_path / "run" / "alarms.json").read_text())
     assert alarm["step"] < 64
     assert "variance starves" in alarm["message"]
@@ -112,7 +108,9 @@ def test_a_collapse_stops_the_run_inside_its_first_epoch_if_asked_to_and_names_w
     assert len(shares) > 5
     assert float(shares[0]["gradient/share/alignment"]) > 0.9
     seen = [(int(r["step"]), int(r["images_seen"])) for r in rows if r["images_seen"]]
-    assert all(images == 32 * step for step, images in seen)
+    assert all(images == 16 * (step + 1) for step, images in seen)
+    steps = [int(row["step"]) for row in read_csv(tmp_path / "run" / "seconds.csv")]
+    assert steps == [step for step, _ in seen]
 
 
 def test_wrong_values_are_refused_by_their_full_key():
