@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from report_runs import make_run
 from scipy.stats import spearmanr
 
+from pnp.report import compare_runs
 from pnp.report.selection import LEAST, audit, rank_agreement
 
 
@@ -45,3 +47,16 @@ def test_measures_are_turned_so_that_more_is_better_and_few_runs_say_nothing():
     assert all(a.rho == pytest.approx(1) and a.trusted and a.runs == LEAST for a in found.values())
     assert audit(runs[1:]) == []
     assert audit([*runs[1:], {"test/knn/student": 0.5}]) == []
+
+
+def test_a_comparison_of_enough_runs_shows_the_audit_and_one_of_few_does_not(tmp_path):
+    for i in range(LEAST):
+        final = {"test/knn/student": 0.5 + i / 50, "test/linear/student": 0.6 - i / 50}
+        rows = f"0,0,1.0,0.5,0.3\n10,1,{2 - i / 10},0.4,0.4\n"
+        make_run(tmp_path / f"r{i}", objective=f"o{i}", final=final, rows=rows)
+    made = compare_runs([tmp_path])
+    assert "Selection without labels" in made.report.read_text()
+    assert "| loss                   | 20-NN        | 8    | 1.000 [1.000, 1.000]" in made.table
+    assert "| loss                   | linear probe | 8    | -1.000 [-1.000, -1.000]" in made.table
+    few = compare_runs([tmp_path / f"r{i}" for i in range(2)], tmp_path / "few")
+    assert "Selection without labels" not in few.report.read_text()

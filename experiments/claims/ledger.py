@@ -213,7 +213,10 @@ def read(file: Path) -> pd.DataFrame:
 def append(file: Path, row: dict[str, Any]) -> None:
     """Add a row; a new column is added to all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    old = list(csv.DictReader(file.open(newline=""))) if file.is_file() else []
+    old: list[dict[str, Any]] = []
+    if file.is_file():
+        with file.open(newline="") as stream:
+            old = list(csv.DictReader(stream))
     row = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()}
     columns = list(dict.fromkeys([*(old[0] if old else []), *row]))
     part = file.with_suffix(".part")
@@ -273,7 +276,8 @@ def convert(file: Path) -> None:
     have = {(r.data, r.arm, r.seed) for r in read(target).itertuples() if r.scale == "contest"}
     for line in file.read_text().splitlines():
         row = json.loads(line)
-        key = (row["data"], row["method"], row["seed"])
+        arm = "today" if row["method"] == "pnp" else row["method"]
+        key = (row["data"], arm, row["seed"])
         if row["stage"] != "final" or "error" in row or key in have:
             continue
         words = dict(zip(("data", "arm", "seed"), key, strict=True))
@@ -285,8 +289,8 @@ def convert(file: Path) -> None:
             "plugin_student": metrics[f"band/{concept}/student/plugin"],
         }
         facts = {k: row[k] for k in ("machine", "images", "steps", "training_seconds", "seconds")}
-        arm = json.dumps(row["arm"], sort_keys=True)
-        digest = hashlib.sha256(arm.encode()).hexdigest()[:12]
+        settings = json.dumps(row["arm"], sort_keys=True)
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
         append(target, {"scale": "contest", **words, "hash": digest, **facts, **values})
 
 

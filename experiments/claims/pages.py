@@ -61,51 +61,65 @@ def text(contrast: Contrast) -> str:
 
 def readme() -> str:
     """The ledger at a glance, then each claim."""
-    table = [
-        "| claim | scale | case | verdict | runs | effects |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    head = "claim | scale, case | data | seeds | verdict | weakest effect | figure | command"
+    table = [f"| {head} |", "|" + " --- |" * 8]
     parts: list[str] = []
     for name in IDS:
         content, rows = ledger.claim(name), ledger.read(HERE / f"{name}.csv")
-        found = verdicts(name)
-        parts += [f"## {name} {content['article']}", "", content["statement"].strip(), ""]
+        found, picture = verdicts(name), (HERE / f"{name}.svg").is_file()
+        parts += ["", f"## {name} {content['article']}", "", content["statement"].strip(), ""]
         parts += [f"*Measure.* {content['measure'].strip()}", ""]
         parts += [f"*Refuted by* {content['refuted_by'].strip()}.", ""]
-        if (HERE / f"{name}.svg").is_file():
-            parts += [f"![{content['article']}]({name}.svg)", ""]
+        parts += [f"![{content['article']}]({name}.svg)", ""] * picture
         for scale in (s for s in SCALES if s in content["budget"]):
-            own = rows[rows["scale"] == scale]
-            budget = content["budget"][scale]
+            own, budget = rows[rows["scale"] == scale], content["budget"][scale]
+            planned = len(ledger.jobs(name, scale, {"cifar": ""}))
             if own.empty:
                 parts += [f"- **{scale}** ({NAMES[scale]}): not run. Cost: {budget['cost']}."]
                 continue
-            if (planned := len(ledger.jobs(name, scale, {"cifar": ""}))) > len(own):
+            if planned > len(own):
                 parts += [f"- **{scale}**: {len(own)} of {planned} runs so far."]
             for case in content["cases"]:
                 answer, contrasts = found[scale, case]
                 parts += [f"- **{scale}, {case}: {answer}**"]
                 parts += [f"    - {c.data}: {text(c)}" for c in contrasts]
-                short = "; ".join(f"{c.mean:+.2f} ± {c.half:.2f}" for c in contrasts[:3])
-                short += f"; … ({len(contrasts)})" if len(contrasts) > 3 else ""
-                table.append(
-                    f"| [{name}](#{anchor(name, content)}) {content['article']} | {scale} | {case} "
-                    f"| **{answer}** | {len(own)} | {short or '–'} |"
-                )
-            seconds = own["seconds"].sum() / 60
-            facts = ", ".join(
-                dict.fromkeys(own.get("commit", pd.Series(dtype=str)).dropna().astype(str))
-            )
-            machine = ", ".join(dict.fromkeys(own["machine"].dropna()))
-            parts += [
-                f"- {scale}: {seconds:.0f} min in all on {machine}"
-                + f"; commit {facts}" * bool(facts)
-                + "."
-            ]
-        parts.append("")
+                table.append(glance(name, content, scale, case, found[scale, case], picture))
+            parts += [facts(scale, own)]
     intro = (HERE / "intro.md").read_text()
     scales = [f"- `{scale}`: {words}" for scale, words in NAMES.items()]
-    return "\n".join([intro, *scales, "", *table, "", *parts]).rstrip() + "\n"
+    return "\n".join([intro, *scales, "", *table, *parts]).rstrip() + "\n"
+
+
+def glance(
+    name: str,
+    content: dict[str, Any],
+    scale: str,
+    case: str,
+    found: tuple[str, list[Contrast]],
+    picture: bool,
+) -> str:
+    """A row of the first table; the weakest effect is the one closest to failing, or failed."""
+    answer, contrasts = found
+    if not contrasts:
+        return f"| {name} {content['article']} | {scale}, {case} | – | – | {answer} | – | – | – |"
+    weakest = min(contrasts, key=lambda c: (c.mean - c.indifference) / max(c.half, 1e-9))
+    data = ", ".join(dict.fromkeys(c.data for c in contrasts))
+    seeds = min(len(c.effects) for c in contrasts)
+    return (
+        f"| [{name}](#{anchor(name, content)}) {content['article']} | {scale}, {case} | {data} "
+        f"| {seeds} | **{answer}** | {weakest.words}: {weakest.mean:+.3f} ± {weakest.half:.3f} "
+        f"| {f'[{name}.svg]({name}.svg)' * picture or '–'} "
+        f"| `make claim ID={name} SCALE={scale}` |"
+    )
+
+
+def facts(scale: str, rows: pd.DataFrame) -> str:
+    """Seconds, machine and commits of these runs."""
+    commits = rows.get("commit", pd.Series(dtype=str)).dropna().astype(str)
+    words = [f"{rows['seconds'].sum() / 60:.0f} min in all"]
+    words += [", ".join(dict.fromkeys(rows["machine"].dropna()))]
+    words += [f"commit {', '.join(dict.fromkeys(commits))}"] * (len(commits) > 0)
+    return f"- {scale}: {len(rows)} runs; {'; '.join(words)}."
 
 
 def anchor(name: str, content: dict[str, Any]) -> str:

@@ -1,0 +1,147 @@
+"""The ledger: its statistics, and that page, digests and verdicts follow from the rows."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "claims"
+
+
+@pytest.fixture(scope="module")
+def ledger():
+    sys.path.insert(0, str(FOLDER))
+    import ledger
+
+    yield ledger
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def pages(ledger):
+    import pages
+
+    return pages
+
+
+def contrast(ledger, values, indifference=0.0, level=0.05):
+    return ledger.Contrast("set", "words", np.asarray(values, float), indifference, level)
+
+
+def test_page_and_digests_are_what_the_rows_give(pages):
+    assert pages.readme() == (FOLDER / "README.md").read_text()
+    assert pages.hashes() == (FOLDER / "sha256").read_text()
+
+
+def test_every_claim_states_its_rule_and_its_runs_name_known_arms(ledger):
+    for name in ledger.IDS:
+        content = ledger.claim(name)
+        assert content["id"] == name
+        assert len(content["seeds"]) >= 5
+        assert {"article", "statement", "measure", "rule", "budget", "refuted_by"} <= set(content)
+        for scale in content["budget"]:
+            jobs = ledger.jobs(name, scale, {"cifar": "CIFAR"})
+            arms = {job["arm"] for job in jobs}
+            assert len(jobs) == len({ledger.identity(job) for job in jobs})
+            for case in content["cases"].values() if jobs else ():
+                for line in case["contrasts"]:
+                    assert ledger._names(line["claim"]) <= arms
+
+
+def test_the_interval_is_the_paired_t_interval_of_scipy(ledger):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 7), rng.normal(0, 1, 7)
+    c = contrast(ledger, a - b)
+    low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (c.mean - c.half, c.mean + c.half) == pytest.approx((low, high))
+    assert ledger._p(a - b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+
+
+def test_verdicts_of_closed_cases(ledger):
+    assert contrast(ledger, [1, 1.1, 0.9, 1, 1]).verdict == "supported"
+    assert contrast(ledger, [-1, -1.1, -0.9, -1, -1]).verdict == "refuted"
+    assert contrast(ledger, [1, -1, 1, -1, 0.5]).verdict == "undecided"
+    # Above 0 for sure, and of no practical size.
+    assert contrast(ledger, [0.1, 0.11, 0.09, 0.1, 0.1], indifference=0.5).verdict == "refuted"
+    assert contrast(ledger, [0.0] * 5).verdict == "refuted"
+    assert contrast(ledger, [0.5] * 5).verdict == "supported"
+
+
+def test_the_seeds_that_would_decide_do_at_this_mean_and_spread_and_one_less_does_not(ledger):
+    c = contrast(ledger, [1.0, -0.5, 1.0, 0.0, 0.5])
+    n = c.seeds_to_decide
+    spread = c.effects.std(ddof=1)
+    halves = [stats.t.ppf(0.975, m - 1) * spread / m**0.5 for m in (n - 1, n)]
+    assert halves[0] >= c.mean > halves[1]
+    assert contrast(ledger, [1, 1.1, 0.9, 1, 1]).seeds_to_decide is None
+
+
+def test_holms_p_values_are_those_of_statsmodels_and_its_levels_go_from_strict_to_plain(ledger):
+    rng = np.random.default_rng(3)
+    effects = [rng.normal(shift, 1, 6) for shift in (3, 0.2, 2, 0)]
+    found = ledger.holm([contrast(ledger, values) for values in effects], 0.05)
+    raw = [stats.ttest_1samp(values, 0).pvalue for values in effects]
+    order, worst = np.argsort(raw), 0.0
+    for rank, i in enumerate(order):  # the definition of Holm 1979
+        worst = max(worst, min(1, (4 - rank) * raw[i]))
+        assert found[i].p == pytest.approx(worst)
+    assert found[order[0]].level == pytest.approx(0.05 / 4)
+    for c in found:  # an interval away from 0 where, and only where, the corrected p says so
+        assert (abs(c.mean) > c.half) == (c.p <= 0.05)
+
+
+def test_claims_are_turned_so_that_they_say_positive(ledger):
+    frame = pd.DataFrame({"on": [0.9, 0.8], "off": [0.4, 0.5]})
+    assert ledger.effects(frame, "on - off > 0.1") == pytest.approx([0.4, 0.2])
+    assert ledger.effects(frame, "off < 0.6") == pytest.approx([0.2, 0.1])
+
+
+def test_two_of_three_sets_support_a_case_unless_one_refutes_it(ledger):
+    case = {"contrasts": [{}]}
+    yes, no, maybe = [1, 1.1, 0.9], [-1, -1.1, -0.9], [1, -1, 0.3]
+
+    def said(*votes):
+        found = [ledger.Contrast(str(i), "", np.array(v), 0.0) for i, v in enumerate(votes)]
+        return ledger.verdict(found, case, sets=2, planned=3)
+
+    assert said(yes, yes, maybe) == "supported"
+    assert said(yes, yes, no) == "undecided"
+    assert said(yes, maybe, maybe) == "undecided"
+    assert said(no, no, maybe) == "refuted"
+    assert said() == "not run"
+    assert ledger.verdict([contrast(ledger, yes)], case, sets=2, planned=1) == "supported"
+
+
+def test_rows_are_appended_whole_and_shared_between_claims_by_what_they_ran(ledger, tmp_path):
+    file = tmp_path / "C9.csv"
+    ledger.append(file, {"scale": "quick", "seed": 1, "x": 0.123456789})
+    ledger.append(file, {"scale": "quick", "seed": 2, "y": 2})
+    rows = ledger.read(file)
+    assert list(rows.columns) == ["scale", "seed", "x", "y"]
+    assert rows["x"][0] == 0.12346
+    assert np.isnan(rows["y"][0])
+    c2 = {ledger.identity(job) for job in ledger.jobs("C2", "quick", {})}
+    assert c2 < {ledger.identity(job) for job in ledger.jobs("C3", "quick", {})}
+
+
+def test_finals_of_the_contest_become_rows_of_the_ledger(ledger, tmp_path, monkeypatch):
+    import json
+
+    monkeypatch.setattr(ledger, "HERE", tmp_path)
+    final = {"stage": "final", "data": "cifar10", "method": "pnp", "seed": 101, "arm": {"lr": 1}}
+    final |= dict.fromkeys(("machine", "images", "steps", "training_seconds", "seconds"), 1)
+    words = ("test/knn", "test/linear", "band/mean")
+    final["metrics"] = {f"{w}/student{'/width' * ('band' in w)}": 0.5 for w in words}
+    final["metrics"]["band/mean/student/plugin"] = 0.4
+    lines = [final, {**final, "seed": 102, "error": "broke"}, {**final, "stage": "tune"}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for _ in range(2):  # a second time adds nothing
+        ledger.convert(tmp_path / "r.jsonl")
+        rows = ledger.read(tmp_path / "C5.csv")
+        assert rows[["scale", "data", "arm", "seed"]].values.tolist() == [
+            ["contest", "cifar10", "today", 101]
+        ]
+    assert rows["band_student"][0] == 0.5
