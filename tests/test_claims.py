@@ -34,6 +34,8 @@ def contrast(ledger, values, indifference=0.0, level=0.05):
 def test_page_and_digests_are_what_the_rows_give(pages):
     assert pages.readme() == (FOLDER / "README.md").read_text()
     assert pages.hashes() == (FOLDER / "sha256").read_text()
+    text = pages.PAGE.read_text()
+    assert pages.filled(text) == text
 
 
 def test_every_claim_states_its_rule_and_its_runs_name_known_arms(ledger):
@@ -101,7 +103,7 @@ def test_claims_are_turned_so_that_they_say_positive(ledger):
 
 def test_two_of_three_sets_support_a_case_unless_one_refutes_it(ledger):
     case = {"contrasts": [{}]}
-    yes, no, maybe = [1, 1.1, 0.9], [-1, -1.1, -0.9], [1, -1, 0.3]
+    yes, no, maybe = [1, 1.1, 0.9, 1, 1], [-1, -1.1, -0.9, -1, -1], [1, -1, 1, -1, 0.3]
 
     def said(*votes):
         found = [ledger.Contrast(str(i), "", np.array(v), 0.0) for i, v in enumerate(votes)]
@@ -112,6 +114,7 @@ def test_two_of_three_sets_support_a_case_unless_one_refutes_it(ledger):
     assert said(yes, maybe, maybe) == "undecided"
     assert said(no, no, maybe) == "refuted"
     assert said() == "not run"
+    assert said(yes[:4], yes[:4], yes[:4]) == "undecided"
     assert ledger.verdict([contrast(ledger, yes)], case, sets=2, planned=1) == "supported"
 
 

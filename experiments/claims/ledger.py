@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 IDS = ("C1", "C2", "C3", "C4", "C5", "C6")
 SCALES = ("quick", "contest", "laptop", "gpu")
 KEY = ["scale", "data", "arm", "seed"]
-MOST_SEEDS = 1000
+LEAST_SEEDS, MOST_SEEDS = 5, 1000
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,12 @@ def _names(claim: str) -> set[str]:
 
 
 def verdict(contrasts: list[Contrast], case: dict[str, Any], sets: int, planned: int) -> str:
-    """A set supports a case with all of its contrasts and refutes it with one; sets then vote."""
+    """A set supports a case with all of its contrasts and refutes it with one; sets then vote.
+
+    Fewer than five seeds decide nothing.
+    """
+    if contrasts and min(len(c.effects) for c in contrasts) < LEAST_SEEDS:
+        return "undecided"
     by_set: dict[str, list[str]] = {}
     for contrast in contrasts:
         by_set.setdefault(contrast.data, []).append(contrast.verdict)

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from ledger import HERE, IDS, SCALES, Contrast
 
+MARK, END = "<!-- verdicts -->", "<!-- end of verdicts -->"
+PAGE = HERE.parents[1] / "README.md"
 NAMES = {
     "quick": "256 or 1,024 drawn images, width 8, 50 to 400 steps; a first look",
     "contest": "the finals of 004_contest: three sets, 2 to 3 epochs",
@@ -122,6 +124,32 @@ def facts(scale: str, rows: pd.DataFrame) -> str:
     return f"- {scale}: {len(rows)} runs; {'; '.join(words)}."
 
 
+def summary() -> str:
+    """The verdicts in a few lines, for README.md of the repository."""
+    lines = ["| claim | scale | verdict by case |", "| --- | --- | --- |"]
+    for name in IDS:
+        content, found = ledger.claim(name), verdicts(name)
+        run = [
+            scale
+            for scale in content["budget"]
+            if any(found[scale, c][1] for c in content["cases"])
+        ]
+        said = (
+            [f"{case}: **{found[run[-1], case][0]}**" for case in content["cases"]] if run else []
+        )
+        lines.append(
+            f"| {name} {content['article']} | {run[-1] if run else '–'} "
+            f"| {'; '.join(said) or 'not decided yet'} |"
+        )
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """A page with the verdicts between its two marks."""
+    first, rest = text.split(MARK)
+    return f"{first}{MARK}\n{summary()}\n{END}{rest.split(END)[1]}"
+
+
 def anchor(name: str, content: dict[str, Any]) -> str:
     """GitHub's anchor of a claim's heading."""
     words = f"{name} {content['article']}".lower()
@@ -141,6 +169,7 @@ def write() -> None:
             figure(name)
     (HERE / "sha256").write_text(hashes())
     (HERE / "README.md").write_text(readme())
+    PAGE.write_text(filled(PAGE.read_text()))
     for name in IDS:
         for (scale, case), (answer, contrasts) in verdicts(name).items():
             if contrasts:

@@ -95,6 +95,10 @@ class TermGradients(L.Callback):
         self.shares: dict[str, float] = {}  # of the last look
         self.step = -1
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The step before a resumed run's first was looked at already."""
+        self.step = trainer.global_step - 1
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,

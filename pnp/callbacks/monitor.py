@@ -187,6 +187,10 @@ class Monitor(L.Callback):
                 pl_module.log(key.format(name), value)
             self.check(trainer, name, measures, dims, pl_module.total_steps)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The step before a resumed run's first was checked already."""
+        self.step = trainer.global_step
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
