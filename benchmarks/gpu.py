@@ -10,6 +10,7 @@ Lightning as they are there, and pure-Python wheels that are missing from a fold
     python3 -m pip download --no-deps -d WHEELS hydra-core omegaconf lightly    # where there is one
     python3 benchmarks/gpu.py --wheels WHEELS --images cifar10.tar.xz [--budget 590]
     python benchmarks/gpu.py --device cpu --tiny --budget 900                   # a dry run
+    python benchmarks/gpu.py --list                                             # what it would do
 
 `--images` is CIFAR-10 as train/CLASS/* and test/CLASS/*, a folder or an archive of it; without it
 the training takes as many drawn images. antlr4-python3-runtime, which hydra needs, has no wheel on
@@ -259,6 +260,7 @@ def options(arguments: Sequence[str] | None = None) -> Any:
     add("--budget", type=float, default=590, help="seconds of this call (default 590)")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="default cuda")
     add("--tiny", action="store_true", help="sizes of a dry run")
+    add("--list", action="store_true", help="print the stages and their limits, and end")
     add("--only", default=",".join(GROUPS), help=f"groups of stages (default {','.join(GROUPS)})")
     add("--train-seconds", type=float, default=180, help="of the training (default 180)")
     add("--images", type=Path, help="CIFAR-10: a folder, or an archive of one")
@@ -276,6 +278,10 @@ def main() -> None:
     wanted = given.only.split(",")
     if unknown := {*wanted} - {*GROUPS}:
         raise SystemExit(f"--only {', '.join(sorted(unknown))}: give some of {', '.join(GROUPS)}.")
+    if given.list:
+        for stage in stages(given):
+            print(f"{stage.group:8} {stage.name}: at most {stage.limit:.0f} s")
+        return
     day = Day(given.out, {"commit": commit(), "device": given.device, "tiny": given.tiny})
     site = given.work / "site"
     if given.wheels:
@@ -298,6 +304,8 @@ def main() -> None:
         if number < before:  # these leave the training its time
             left -= planned[before].limit
         day.run(stage, left)
+        if stage.name == "machine" and day.found["stages"]["machine"]["status"].startswith("exit"):
+            raise SystemExit("No stage can run without the device: the lines above say why.")
     lines = table(day.found)
     (given.out / "table.md").write_text("\n".join(lines) + "\n", "utf-8")
     print("\n".join(["", *lines]))

@@ -38,6 +38,11 @@ def machine(given: Any) -> None:
     tell({"machine": belongs_to(os.cpu_count() or 1, *(p for p in PACKAGES if p in found))})
     if given.device == "cpu":
         return
+    if not torch.cuda.is_available():
+        raise SystemExit(
+            f"torch {torch.__version__} sees no CUDA GPU here: check nvidia-smi, or try everything "
+            "on the CPU with --device cpu --tiny (make gpu ARGS='--device cpu --tiny')."
+        )
     card = torch.cuda.get_device_properties(0)
     tell(
         {

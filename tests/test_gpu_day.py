@@ -107,6 +107,15 @@ def test_the_day_fits_ten_minutes_and_its_arms_are_configurations(gpu):
     assert "levers: trainer.benchmark=true" in names
 
 
+def test_the_plan_of_the_day_is_printed_and_nothing_is_run(gpu, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--list", "--out", str(tmp_path / "out")])
+    gpu.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["machine", "sanity"]
+    assert any("P¬P, batch 512: at most 45 s" in line for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_whole_day_runs_on_a_cpu_with_tiny_sizes(tmp_path):
