@@ -161,14 +161,43 @@ def all_numbers(value: int) -> list[int]:
     global _beside
     if world_size() == 1:
         return [value]
+    flag.exchanged = True
     world = dist.group.WORLD
     if _beside[0] is not world:
         hosts = world if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
         _beside = (world, hosts)
-    mine = torch.tensor([value])
+    mine = torch.tensor([value, flag.mine])
     numbers = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(numbers, mine, group=_beside[1])
-    return [int(number) for number in numbers]
+    pairs = [number.tolist() for number in numbers]
+    flag.seen |= any(raised for _, raised in pairs)
+    return [number for number, _ in pairs]
+
+
+class Flag:
+    """A flag of every rank that rides on the next `all_numbers`: no wait of its own in a step."""
+
+    mine = seen = exchanged = False
+
+    def raised(self, mine: bool, *, now: bool = False) -> bool:
+        """Tell whether any rank's flag was up at an exchange since the last call.
+
+        Every rank calls it together and gets the same answer.
+
+        Args:
+            mine: raise or lower this rank's flag, for the next exchange.
+            now: exchange at once, as happens anyway where nothing was exchanged since.
+        """
+        if world_size() == 1:
+            return mine
+        self.mine = mine
+        if now or not self.exchanged:
+            all_numbers(0)
+        seen, self.seen, self.exchanged = self.seen, False, False
+        return seen
+
+
+flag = Flag()
 
 
 def broadcast(value: T) -> T:

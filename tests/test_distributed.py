@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from pnp.distributed import (
     all_numbers,
     average_gradients,
+    flag,
     gather,
     global_mean,
     gloo_group,
@@ -78,6 +79,11 @@ def worker(index, world, folder):
         rows = [float(i) for i in range(world) for _ in range(i + 1)]
         assert gather(z, dim=1)[0].tolist() == rows
         assert all_numbers(index + 3) == [i + 3 for i in range(world)]
+        assert not flag.raised(index == 1)  # rides on the next exchange
+        all_numbers(0)
+        assert flag.raised(False)
+        assert flag.raised(index == 1, now=True)
+        assert not flag.raised(False)  # nothing was exchanged since: it asks
         results = []
         for share in SHARES[world]:
             start = sum(share[:index])

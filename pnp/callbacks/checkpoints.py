@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from pnp.distributed import all_numbers, broadcast
+from pnp.distributed import broadcast, flag
 from pnp.errors import number, whole
 from pnp.files import replacing
 from pnp.results import ONLINE, logged_best
@@ -62,9 +62,12 @@ class Checkpoints(Checkpoint):
         if not (self.folder / "last.ckpt").exists():
             self.save(trainer)
 
-    def stopping(self, trainer: L.Trainer) -> bool:
-        """Tell whether a signal came, on any rank: all have to leave after the same step."""
-        self.stop_requested |= any(all_numbers(bool(listener.seen)))
+    def stopping(self, *, now: bool = False) -> bool:
+        """Tell whether a signal came, on any rank: all have to leave after the same step.
+
+        Of several processes one tells the others in the next step, unless they are asked `now`.
+        """
+        self.stop_requested |= flag.raised(bool(listener.seen), now=now)
         return self.stop_requested
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
@@ -74,7 +77,7 @@ class Checkpoints(Checkpoint):
         self.step = trainer.global_step
         if trainer.is_last_batch:  # the epoch's own metrics and checkpoint come first
             return
-        if self.stopping(trainer):
+        if self.stopping():
             self.save(trainer)
             self.saved = True
         elif self.every_n_steps and self.step % self.every_n_steps == 0:
@@ -88,7 +91,7 @@ class Checkpoints(Checkpoint):
             self.main, value = best
             better = self.best is None or value > self.best
             self.best = value if better else self.best
-        self.saved = self.stopping(trainer)
+        self.saved = self.stopping(now=True)
         if better or self.saved or self.due(trainer):
             self.save(trainer)
         if better and trainer.is_global_zero:
