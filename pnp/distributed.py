@@ -169,9 +169,8 @@ def all_numbers(value: int) -> list[int]:
     mine = torch.tensor([value, flag.mine])
     numbers = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(numbers, mine, group=_beside[1])
-    pairs = [number.tolist() for number in numbers]
-    flag.seen |= any(raised for _, raised in pairs)
-    return [number for number, _ in pairs]
+    flag.seen |= any(bool(number[1]) for number in numbers)
+    return [int(number[0]) for number in numbers]
 
 
 class Flag:
