@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pnp import auto
 from pnp.cpu import cores
-from pnp.data import ambiguous, arrays, datasets, folder
+from pnp.data import ambiguous, arrays, datasets, folder, hub
 from pnp.data.cache import ArrayImages
 from pnp.data.files import FolderImages, load
 from pnp.data.imageset import ImageSet, concatenate, first_channel, is_grey, resize
@@ -33,6 +33,7 @@ DATASETS: dict[str, Callable[["DataModule"], dict[str, ImageSet]]] = {
     "stl10": lambda d: datasets.stl10(d.root, unlabeled="unlabeled" in d.pretrain_on),
     "image_folder": lambda d: d._folder(),
     "array": lambda d: d._array(),
+    "hf": lambda d: d._hub(),
 }
 # Images that the normalisation constants are computed from, at most; files are dearer to read.
 SAMPLE, SAMPLE_FILES = 10_000, 1_000
@@ -62,8 +63,11 @@ class DataModule(L.LightningDataModule):
         max_images: use at most so many images of train (and of unlabeled), for quick trials.
         pretrain_on: splits that the self-supervised training sees.
         labels: "auto", or "none" to ignore all labels; also a csv file of `image_folder`, see
-            `pnp.data.layout`, or a .npy file of `array`.
+            `pnp.data.layout`, a .npy file of `array`, or a column of `hf`.
         images: .npy or .npz file of `array`, see `pnp.data.arrays`.
+        name: data set of `hf`, see `pnp.data.hub`.
+        subset: its configuration.
+        image: its column of images.
         resident: keep decoded images in memory on the training device; "auto" if they fit.
         resident_limit_gb: memory that all splits together may take, in 10⁹ bytes.
         num_workers: processes that decode files that are not resident; 0 decodes in threads of
@@ -98,6 +102,9 @@ class DataModule(L.LightningDataModule):
         pretrain_on: Sequence[str] = ("train",),
         labels: str = "auto",
         images: str | None = None,
+        name: str | None = None,
+        subset: str | None = None,
+        image: str | None = None,
         resident: str | bool = "auto",
         resident_limit_gb: float = 4.0,
         num_workers: int | None = None,
@@ -111,7 +118,7 @@ class DataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         choice("data.dataset", dataset, DATASETS)
-        if dataset not in ("array", "image_folder"):
+        if dataset not in ("array", "image_folder", "hf"):
             choice("data.labels", labels, ("auto", "none"))
         choice("data.resident", resident, ("auto", True, False))
         choice("data.on_corrupt", on_corrupt, ("error", "skip"))
@@ -150,6 +157,7 @@ class DataModule(L.LightningDataModule):
             raise UserError("data.votes goes with data=image_folder and data.labels=auto.")
         self._n_train, self._k, self._c = n_train, concept_k, concept_c
         self._images = images
+        self._hf = name, subset, image
         self.arrays: dict[str, ImageSet] | None = None  # of `from_arrays`
         self.options: dict[str, Any] = {}
         self.global_batch: int | None = None  # images the objective sees, over all processes
@@ -403,6 +411,13 @@ class DataModule(L.LightningDataModule):
             raise UserError("data.images is not set: give data.images=FILE.npy or FILE.npz.")
         file = None if self.labels in ("auto", "none") else self.labels
         return arrays.parts(self._images, file)
+
+    def _hub(self) -> dict[str, ImageSet]:
+        name, subset, image = self._hf
+        column = None if self.labels in ("auto", "none") else self.labels
+        return hub.parts(
+            name, subset, image=image, label=column, labelled=self.labels != "none", size=self._size
+        )
 
     def _folder(self) -> dict[str, ImageSet]:
         where = self._cache_dir or (

@@ -23,7 +23,7 @@ from pnp.results import GAPS, OWNERS, Metric, Row, describe, to_rows
 SKIPPED = {"checkpoints", "features", "figures", "wandb", ".hydra", ".git"}
 # A folder with config.yaml and one of these is a run; splits.json is there before the first step.
 MARKS = {"metrics.csv", "metrics.json", "splits.json", "error.txt"}
-OWN = ("image_folder", "array")  # data sets of the user's own
+OWN = ("image_folder", "array", "hf")  # data sets of the user's own
 AXES = {  # what curves are drawn against: title, and the column that tells it at each step
     "step": ("optimizer step", ""),
     "images": ("images seen", "images_seen"),
@@ -106,7 +106,7 @@ class Run:
         """The name of the data, of own images with their folder; empty without any."""
         data = self._part("data")
         name = str(data.get("dataset") or self._part("choices").get("data") or "")
-        place = data.get("root") or data.get("images")
+        place = data.get("root") or data.get("images") or data.get("name")
         return f"{name} {Path(str(place)).name}" if name in OWN and place else name
 
     @property
