@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from test_evaluate import judged
 
+from pnp import files
 from pnp.data import DataModule
 from pnp.data.files import contents
 from pnp.data.folder import image_names
@@ -168,3 +169,14 @@ def test_added_or_changed_pictures_are_refused_wherever_a_run_is_opened(
     reopen.open_run(last)
     checkpoint = directory.load_checkpoint(last)
     assert {"train", "validation", "calibration", "test"} == set(checkpoint["splits"])
+
+
+def test_a_finished_run_is_not_taken_as_done_when_its_images_have_changed(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    files.write_json(tmp_path / "run" / "splits.json", of(folder).split_record())
+    config = {"data": {"_target_": "pnp.data.DataModule", "dataset": "image_folder",
+                       "root": str(folder), "size": 8, "batch_size": 4}}  # fmt: skip
+    directory.check_images(tmp_path / "run", config)
+    (folder / "a" / "new.png").write_bytes((folder / "b" / "01.png").read_bytes())
+    with pytest.raises(UserError, match="not those that"):
+        directory.check_images(tmp_path / "run", config)

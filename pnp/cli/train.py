@@ -35,6 +35,7 @@ def train(cfg: Any, callbacks: Sequence["Callback"] = ()) -> dict[str, float]:
     keys.check_effects(config)
     job = claim(directory.run_directory(cfg), config)
     if job.metrics is not None:
+        directory.check_images(job.folder, config)
         print(f"already finished: {job.folder}")
         return job.metrics
     with job:

@@ -223,7 +223,11 @@ def refuse_misfit(file: Path, found: "Fit") -> None:
 
 
 def check_splits(
-    file: Path, checkpoint: Mapping[str, Any], record: Mapping[str, Any], root: object
+    file: Path,
+    checkpoint: Mapping[str, Any],
+    record: Mapping[str, Any],
+    root: object,
+    instead: str = "train again with resume=false",
 ) -> None:
     """Refuse other images than those that a checkpoint was trained, chosen and judged on.
 
@@ -232,6 +236,7 @@ def check_splits(
         checkpoint: its content; one of an earlier version has its record in `splits.json`.
         record: `DataModule.split_record` of the data there is now.
         root: its folder, for the message.
+        instead: of putting the images back.
 
     Raises:
         UserError: names the splits that differ.
@@ -252,8 +257,27 @@ def check_splits(
         raise UserError(
             f"the images{where} are not those that {file} was trained on: {', '.join(changed)}. "
             "Images that it has learnt from could now be judged. Put them back as they were, or "
-            "train again with resume=false."
+            f"{instead}."
         )
+
+
+def check_images(run: Path, config: Mapping[str, Any], **words: str) -> None:
+    """Refuse to take a run as done, or to compare with it, when its files have changed since.
+
+    Args:
+        run: its directory.
+        config: of which the data are built; those that are no files of the user cannot change.
+        words: `instead` of `check_splits`.
+
+    Raises:
+        UserError: names the splits that differ.
+    """
+    if any(config["data"].get(key) for key in ("root", "images")):
+        from pnp.runs.config import build
+
+        data = build(config["data"], "data")
+        file = run / "checkpoints" / "last.ckpt"
+        check_splits(file, {}, data.split_record(), data.root, **words)
 
 
 def provenance() -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pnp import locks
 from pnp.errors import UserError, choice, number, whole
 from pnp.results import logged_best
+from pnp.runs.config import plain
+from pnp.runs.directory import check_images
 from pnp.runs.launch import compose
 from pnp.runs.processes import is_earlier_life, slurm_life
 from pnp.runs.space import override, read_space, suggest
@@ -51,6 +53,10 @@ def search(
     space = read_space(settings["space"], fixed)
     folder = Path(settings["dir"]) / str(settings["name"])
     study = open_study(folder, settings, space, given)
+    if not any(key.startswith("data") for key in space):
+        for begun in sorted(folder.glob("trial_*/splits.json"))[:1]:
+            now = plain(compose("train", fixed, as_job=True))
+            check_images(begun.parent, now, instead="begin another search with tune.name=NAME")
     adopt(study, folder)
     worker = f"worker-{secrets.token_hex(4)}.lock"
 
