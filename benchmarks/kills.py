@@ -217,7 +217,7 @@ SCENES = {
     "sweep": Scene("train", ("-m", *TINY, *AMBIGUOUS, *BRIEF, "seed=0,1")),
     "tune": Scene("tune", (SPACE, "tune.n_trials=3", "tune.prune=null", *TINY, *AMBIGUOUS, *BRIEF),
                   end=end_of_search),
-    "evaluate": Scene("evaluate", ("run=runs/seed=0", "evaluation.k=7"), runs),
+    "evaluate": Scene("evaluate", ('run="runs/seed=0"', "evaluation.k=7"), runs),
     "report": Scene("report", ("runs",), runs, end_of_report),
 }  # fmt: skip
 

@@ -37,6 +37,10 @@ def nodes():
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
+def call(*words):
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
 def start(nodes, folder, *overrides):
     """A run of one process on each node; its two torchruns."""
     started = []
@@ -49,21 +53,20 @@ def start(nodes, folder, *overrides):
             "trainer.num_nodes=2", "~callbacks.monitor", *overrides,
         ]  # fmt: skip
         env = os.environ | {"GLOO_SOCKET_IFNAME": cable, "OMP_NUM_THREADS": "1"}
-        log = (folder / f"node{rank}.txt").open("a")
-        started.append(
-            subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log,
-                             start_new_session=True)
-        )  # fmt: skip
+        with (folder / f"node{rank}.txt").open("a") as log:
+            process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+        started.append(process)
     return started
 
 
 def test_a_run_that_loses_a_node_ends_with_a_message_and_resumes_as_unbroken(nodes, tmp_path):
-    options = ("trainer.max_epochs=100", "callbacks.checkpoints.every_n_steps=1")
+    options = ("trainer.max_epochs=60", "callbacks.checkpoints.every_n_steps=1")
     first = start(nodes, tmp_path, *options, "hydra.run.dir=runs/a", "resume=auto")
     deadline = time.monotonic() + 500
     while not (tmp_path / "runs/a/metrics.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.killpg(first[1].pid, 9)  # the whole node, at once
+    there = call("ip", "netns", "pids", nodes[1][0]).split()
+    call("kill", "-9", *there)  # the whole node, at once
     assert first[0].wait(300) != 0
     said = (tmp_path / "node0.txt").read_text()
     assert "the connection to another process of this run broke" in " ".join(said.split())

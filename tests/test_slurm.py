@@ -114,7 +114,7 @@ def test_an_array_task_at_its_time_limit_is_requeued_and_ends_as_unbroken(slurm,
 
 
 def test_submitits_jobs_are_requeued_and_end_as_unbroken(slurm, tmp_path):
-    sweep = [*TRAIN, "trainer.max_epochs=150", "~callbacks.monitor", "-m", "seed=0,1"]
+    sweep = [*TRAIN, "-m", "trainer.max_epochs=150", "~callbacks.monitor", "seed=0,1"]
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60",
                 "hydra.launcher.mem_gb=null", "hydra.launcher.partition=main"]  # fmt: skip
     log = tmp_path / "log.txt"

@@ -262,7 +262,7 @@ PROGRAM = """
 def test_failures_are_listed_at_the_end_whatever_launcher_ran_the_jobs(tmp_path, launcher):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    words = ["-m", "seed=0,1,2,3", "scale=sphere", f"hydra/launcher={launcher}"]
+    words = ["seed=0,1,2,3", "-m", "scale=sphere", f"hydra/launcher={launcher}"]  # a flag anywhere
     words += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(

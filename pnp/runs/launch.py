@@ -76,6 +76,8 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     console.fall_back()
     task = Task(run)
+    # Argparse takes no flag between overrides; a stable sort brings -m to the front.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     sys.argv[1:] = _understood(sys.argv[1:])
     sys.argv[1:] = _run_dir_checked(config_name, sys.argv[1:])
     sys.argv[1:] = _named_by_what_varies(sys.argv[1:])
