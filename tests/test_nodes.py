@@ -63,7 +63,8 @@ def test_a_run_that_loses_a_node_ends_with_a_message_and_resumes_as_unbroken(nod
     options = ("trainer.max_epochs=60", "callbacks.checkpoints.every_n_steps=1")
     first = start(nodes, tmp_path, *options, "hydra.run.dir=runs/a", "resume=auto")
     deadline = time.monotonic() + 500
-    while not (tmp_path / "runs/a/metrics.csv").exists() and time.monotonic() < deadline:
+    log = tmp_path / "runs/a/metrics.csv"
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 9):
         time.sleep(0.1)
     there = call("ip", "netns", "pids", nodes[1][0]).split()
     call("kill", "-9", *there)  # the whole node, at once
