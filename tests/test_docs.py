@@ -125,6 +125,11 @@ def check_command(words: list[str]) -> None:
         for word in rest:
             if word.startswith("ARGS="):
                 check_hydra("train", shlex.split(word.removeprefix("ARGS=")))
+            elif word.startswith("ID="):
+                file = f"{word.removeprefix('ID=')}.yaml"
+                assert (ROOT / "experiments" / "claims" / file).is_file(), f"{word}: no such claim"
+            elif word.startswith("SCALE="):
+                assert word.removeprefix("SCALE=") in ("quick", "laptop", "gpu")
             else:
                 assert word in targets(), f"make {word}: no such target"
     elif program == "pnp-report":

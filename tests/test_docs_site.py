@@ -91,7 +91,7 @@ def test_pages_opened_from_disk_can_be_searched(site):
 def test_numbers_come_from_the_measured_files_themselves(site):
     text = (site / "results.html").read_text("utf-8")
     table = (ROOT / "README.md").read_text("utf-8").partition("## Results so far")[2]
-    numbers = re.findall(r"\.\d{3} \[\.\d{3}, \.\d{3}\]", table)
+    numbers = re.findall(r"\.\d{3} ± \.\d{3}", table)
     assert numbers
     assert all(number in text for number in numbers)
     assert not re.search(r"\.\d{3}\b", (DOCS / "results.md").read_text("utf-8"))

@@ -43,6 +43,7 @@ def compare(name: str, scale: str, folder: Path, left: int) -> str:
         before = committed[own, case][0]
         same = "reproduced" if answer == before else f"not reproduced: committed is {before}"
         same = "no committed verdict" if before == "not run" else same
+        same = f"committed is {before}" if answer == "not run" or left else same
         lines.append(f"{name}, {case}, {scale}: {answer} ({same})")
         lines += [f"  {c.data}  {text(c)}" for c in contrasts]
     return "\n".join(lines)
@@ -208,7 +209,8 @@ def curves(picture: Any, name: str, rows: pd.DataFrame) -> None:
         axis.set(title=panel, xlabel="optimizer step")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("σ·√D of a batch")
-    axes[0].legend(frameon=False, fontsize=8)
+    lines, labels = axes[0].get_legend_handles_labels()
+    picture.legend(lines, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
 
 
 def phases(picture: Any, name: str, rows: pd.DataFrame) -> None:
