@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from html import unescape
@@ -154,3 +155,17 @@ def test_every_picture_of_the_site_has_words_for_those_who_cannot_see_it(site):
     shown = [p for page in pages(site).values() for p in page.pictures]
     assert len(shown) >= len(PICTURES)
     assert all((picture.get("alt") or "").strip() for picture in shown)
+
+
+@pytest.mark.slow
+def test_a_browser_searches_the_site_from_disk_without_a_complaint(site, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    options += ("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}")
+    page = f"{(site / 'index.html').as_uri()}?q=decider"
+    command = [browser, *options, "--virtual-time-budget=9000", "--dump-dom", page]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "md-search-result__item" in done.stdout
+    assert "CONSOLE" not in done.stderr

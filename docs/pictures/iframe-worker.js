@@ -5,6 +5,7 @@ if (location.protocol === "file:") {
   window.IFrameWorker = class extends EventTarget {
     constructor(url) {
       super();
+      const base = new URL(url, document.baseURI).href; // the theme gives a relative address
       const frame = document.createElement("iframe");
       frame.hidden = true;
       document.body.append(frame);
@@ -12,14 +13,14 @@ if (location.protocol === "file:") {
       const load = (address) =>
         new Promise((resolve, reject) => {
           const script = inside.document.createElement("script");
-          Object.assign(script, { src: new URL(address, url).href, onload: resolve, onerror: reject });
+          Object.assign(script, { src: new URL(address, base).href, onload: resolve, onerror: reject });
           inside.document.body.append(script);
         });
       inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
       inside.importScripts = async (...addresses) => {
         for (const address of addresses) await load(address);
       };
-      this.ready = load(url);
+      this.ready = load(base);
     }
     postMessage(data) {
       this.ready.then(() => this.inside.dispatchEvent(new MessageEvent("message", { data })));
