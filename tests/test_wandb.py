@@ -19,7 +19,7 @@ from pnp.loggers.wandb_results import band_rows, term_shares
 from pnp.loggers.wandb_workspace import BARS, CURVES, LINES, PINNED, workspace
 from pnp.results import to_rows
 
-GROUPS = {"loss", "geometry", "probe", "band", "speed", "health", "optim", "progress"}
+GROUPS = {"loss", "gradient", "geometry", "probe", "band", "speed", "health", "optim", "progress"}
 KEY = "0" * 40
 LOGS: list[WandbLog] = []  # those that started W&B
 

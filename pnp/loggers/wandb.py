@@ -21,6 +21,14 @@ from pnp import files
 from pnp.errors import UserError, choice, whole
 
 
+# Logged beside every value, and called so in W&B.
+AXES = {
+    "epoch": "progress/epoch",
+    "images_seen": "progress/images",
+    "forwards_per_image": "progress/forwards",
+}
+
+
 class WandbLog(Logger):
     """Scalars, histograms and alarms of training to W&B; x is the optimizer step.
 
@@ -113,7 +121,7 @@ class WandbLog(Logger):
         at = self.last if step is None else step
         self._start(at)
         now = perf_counter()
-        values = {("progress/epoch" if k == "epoch" else k): v for k, v in metrics.items()}
+        values = {AXES.get(k, k): v for k, v in metrics.items()}
         values["health/finite"] = float(all(math.isfinite(v) for v in metrics.values()))
         values["health/alarms"] = float(self.alarms)
         values["progress/step"] = at
@@ -121,7 +129,11 @@ class WandbLog(Logger):
         batch = self.module.global_batch if self.module is not None else None
         if batch:
             values["progress/images"] = (at + 1) * batch
-        if "loss/total" not in metrics:  # an epoch ended: monitors took time that is not training's
+        if any(key.startswith("gradient/") for key in metrics):
+            pass  # a look that takes a few percent of a step
+        elif (
+            "loss/total" not in metrics
+        ):  # an epoch ended: monitors took time that is not training's
             self.mark = None
         else:
             if self.mark and at > self.mark[0]:
@@ -248,7 +260,7 @@ class WandbLog(Logger):
                 "login` first, and look at wandb.project and wandb.entity; or use "
                 "wandb.mode=offline or logger=csv."
             ) from error
-        for axis in ("step", "images", "seconds"):
+        for axis in ("step", "images", "forwards", "seconds"):
             run.define_metric(f"progress/{axis}", hidden=True)
         run.define_metric("*", step_metric="progress/step")
         return run
