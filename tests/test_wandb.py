@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pnp.errors import UserError
-from pnp.loggers.wandb import WandbLog
+from pnp.loggers.wandb import AXES, WandbLog
 from pnp.loggers.wandb_results import band_rows, term_shares
 from pnp.loggers.wandb_workspace import BARS, CURVES, LINES, PINNED, workspace
 from pnp.results import to_rows
@@ -160,7 +160,7 @@ def test_a_resumed_offline_run_is_one_file_with_every_row_of_the_csv_once(traine
     for step, values in expected.items():
         assert logged[step]["progress/step"] == logged[step]["_step"] == step
         assert logged[step]["progress/images"] == 16 * (step + 1)
-        assert {k: logged[step][k] for k in values} == pytest.approx(values)
+        assert {k: logged[step][AXES.get(k, k)] for k in values} == pytest.approx(values)
 
 
 def test_metrics_are_grouped_and_drawn_over_the_optimizer_step(trained):
@@ -552,7 +552,7 @@ def test_a_run_continued_online_reaches_the_server_without_gaps_or_repeats(
 def test_a_killed_online_run_goes_on_without_gaps_or_repeats(tmp_path, server):
     script = """
 import os, signal, sys
-from pnp.loggers.wandb import WandbLog
+from pnp.loggers.wandb import AXES, WandbLog
 log = WandbLog(sys.argv[1], mode="online")
 for step in range(int(sys.argv[2]), int(sys.argv[3])):
     log.log_metrics({"epoch": 0, "loss/total": 1 / (step + 1)}, step)

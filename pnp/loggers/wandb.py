@@ -20,7 +20,6 @@ from torch import Tensor, triu_indices
 from pnp import files
 from pnp.errors import UserError, choice, whole
 
-
 # Logged beside every value, and called so in W&B.
 AXES = {
     "epoch": "progress/epoch",
