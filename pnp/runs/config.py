@@ -65,7 +65,7 @@ def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: s
         if key not in parameters:
             raise UserError(
                 f"{where}.{key} is unknown; choose from {', '.join(parameters)}."
-                f"{near(key, parameters)}"
+                f"{near(key, parameters).replace('mean ', f'mean {where}.')}"
             )
         if key in hints and not _fits(value, hints[key]):
             raise UserError(
