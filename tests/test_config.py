@@ -1,5 +1,6 @@
 """Every yaml composes and builds; importing is light."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 from tiny_data import write_fashion_mnist, write_image_folder
 
 from pnp.cli.train import train
+from pnp.errors import UserError
 from pnp.runs.config import plain
 from pnp.runs.launch import conf_dir
 from pnp.runs.parts import build_trainer, parts
@@ -19,7 +21,9 @@ GROUPS = sorted(
     if file.parent.name not in ("experiment", "sweep")
 )
 EXPERIMENTS = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"))
-NEEDS_FILES = {"array", "cifar10", "cifar100", "stl10", "image_folder", "fashion_mnist"}
+NEEDS_FILES = {"array", "cifar10", "cifar100", "hf", "stl10", "image_folder", "fashion_mnist"}
+# Loggers of extras that the lock leaves out.
+EXTRAS = {name for name in ("mlflow", "trackio") if importlib.util.find_spec(name) is None}
 
 
 @pytest.mark.parametrize(("group", "option"), GROUPS, ids=lambda value: value)
@@ -41,6 +45,10 @@ def test_every_option_composes_and_builds(compose, tmp_path, group, option):
         OmegaConf.update(cfg, f"data.{key}", 40)
     config = plain(cfg)
     data, module, _ = parts(config)
+    if option in EXTRAS:
+        with pytest.raises(UserError, match=rf"logger={option} needs .* 'pnp-ssl\[{option}\]'"):
+            build_trainer(config, tmp_path, data)
+        return
     build_trainer(config | {"trainer": config["trainer"] | {"devices": 1}}, tmp_path, data)
     assert module.views.count >= 2
 
