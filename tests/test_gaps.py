@@ -10,6 +10,7 @@ from test_evaluate import SMALL, judged
 from pnp.data import ImageSet
 from pnp.evaluation import evaluate, features, figures, protocol
 from pnp.evaluation.figures import principal_plane
+from pnp.evaluation.gaps import Gaps
 from pnp.evaluation.probes import Space
 from pnp.evaluation.protocol import Pixels
 from pnp.runs import finish
@@ -105,3 +106,13 @@ def test_a_collapsed_space_and_a_single_axis_have_a_plane():
     plane, share = principal_plane(torch.ones(1, 5))
     assert plane.tolist() == [[0, 0]]
     assert share.tolist() == [0, 0]
+
+
+def test_many_gaps_are_one_line_and_known_ones_are_not_said_again(caplog):
+    gaps = Gaps()
+    many = {f"concept {i}": "train holds P alone" for i in range(20)}
+    for _ in range(3):
+        gaps.add_all(many)
+    assert gaps == many
+    (line,) = caplog.messages
+    assert line == ("concept 0, concept 1, concept 2 and 17 more are left out: train holds P alone")

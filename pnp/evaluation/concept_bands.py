@@ -160,12 +160,10 @@ def concept_bands(
         grid: candidate l2 of the heads.
         gaps: where concepts that are left out are noted.
     """
-    usable = []
-    for k, name in enumerate(targets.names):
-        if (reason := _unusable(targets, k)) is None:
-            usable.append(k)
-        else:
-            (Gaps() if gaps is None else gaps).add(f"concept {name}", reason)
+    reasons = [_unusable(targets, k) for k in range(len(targets.names))]
+    usable = [k for k, reason in enumerate(reasons) if reason is None]
+    unusable = zip(targets.names, reasons, strict=True)
+    (Gaps() if gaps is None else gaps).add_all({f"concept {n}": r for n, r in unusable if r})
     if not usable:
         return {}
     place = space.mean.device

@@ -1,7 +1,7 @@
 """Gaps: what of an evaluation could not be measured or drawn, and why; the rest goes on."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from pnp.errors import UserError
@@ -14,8 +14,17 @@ class Gaps(dict[str, str]):
 
     def add(self, what: str, reason: str) -> None:
         """Note a gap, and say so."""
-        self[what] = reason
-        logging.getLogger(__name__).warning("%s is left out: %s", what, reason)
+        self.add_all({what: reason})
+
+    def add_all(self, reasons: Mapping[str, str]) -> None:
+        """Note gaps, and say in one line which of them are new."""
+        new = [what for what in reasons if what not in self]
+        self.update(reasons)
+        if not new:
+            return
+        names = ", ".join(new[:3]) + f" and {len(new) - 3} more" * (len(new) > 3)
+        verb = "is" if len(new) == 1 else "are"
+        logging.getLogger(__name__).warning("%s %s left out: %s", names, verb, reasons[new[0]])
 
     def attempt(self, what: str, work: Callable[[], T]) -> T | None:
         """Return `work()`, or None where it fails: then the gap is noted."""
