@@ -374,3 +374,14 @@ def test_a_sweep_over_paths_and_long_values_has_one_folder_per_job(tmp_path):
     words = ["-m", f"run_dir=/a/b,/a/{'c' * 300}"]
     subprocess.run([sys.executable, str(program), *words], cwd=tmp_path, check=True)
     assert len(list(Path(tmp_path, "runs", "sweep").glob("*/threads"))) == 2
+
+
+def test_folders_of_a_sweep_are_named_by_what_varies_alone():
+    given = ["-m", "~callbacks.monitor", "trainer.max_epochs=1", "seed=0,1"]
+    words = launch._named_by_what_varies(given)
+    assert words[:-1] == given
+    left_out = "['resume','logger','sweep','callbacks.monitor','trainer.max_epochs']"
+    assert words[-1] == f"hydra.job.config.override_dirname.exclude_keys={left_out}"
+    assert launch._named_by_what_varies(["seed=0", "~callbacks.monitor"]) == [
+        "seed=0", "~callbacks.monitor",
+    ]  # fmt: skip

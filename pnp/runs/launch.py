@@ -288,7 +288,7 @@ def _named_by_what_varies(arguments: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    words = [w for w in arguments if w.startswith("~") or ("=" in w and not w.startswith("-"))]
     try:
         parsed = [OverridesParser.create().parse_override(word) for word in words]
     except HydraException:
