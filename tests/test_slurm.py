@@ -123,7 +123,7 @@ def test_submitits_jobs_are_requeued_and_end_as_unbroken(slurm, tmp_path):
     run = tmp_path / "runs" / "sweep" / "seed=1"
     wait_for(lambda: (run / "metrics.csv").exists() or process.poll() is not None)
     assert process.poll() is None, log.read_text()
-    (job,) = {p.name.split("_")[0] for p in tmp_path.glob("runs/sweep/.submitit/*_*")}
+    (job,) = {p.name.split("_")[0] for p in tmp_path.glob("runs/sweep/.submitit/[0-9]*_*")}
     call("scancel", f"--signal={signal.Signals.SIGUSR2.name[3:]}", f"{job}_1", cwd="/")
     wait_for(lambda: state(f"{job}_1")[1] == 1)
     call("scontrol", "update", f"JobId={job}_1", "StartTime=now", cwd="/")
