@@ -1,8 +1,9 @@
 """A decider: images in; P, ¬P or uncertain out, within the error budgets it was certified for."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pnp.export.encoder import Encoder
 WORDS = {1: "P", 0: "notP", -1: "uncertain"}
 # Images per forward: small enough for a cache, large enough for a GPU.
 BATCH = 256
+Failed = list[tuple[str, str]]  # names of files and the reasons
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,38 @@ class Scorer(nn.Module):
         in_p = score >= self.cut.t_hi if self.cut.crossed else score > self.cut.t_hi
         region = torch.where(score < self.cut.t_lo, 0, -1)
         return score, torch.where(in_p, 1, region)
+
+
+def embedded(
+    compute: Callable[[Tensor], Tensor],
+    reader: Reader,
+    root: Path,
+    names: Sequence[str],
+    advance: Callable[[int, int], object],
+) -> Iterator[tuple[list[str], UInt8[Tensor, "b c s s"], Float[Tensor, "b d"], Failed]]:
+    """Read and embed files chunk by chunk.
+
+    Args:
+        compute: pixels to features.
+        reader: of the files.
+        root: their folder.
+        names: the files.
+        advance: called with the number of files done and their total.
+
+    Yields:
+        Names, pixels and features of those whose features are finite; names and reasons of others.
+    """
+    done = 0
+    for read, pixels, failed in reader.stream(root, names):
+        found = compute(pixels)
+        finite = found.isfinite().all(1)
+        flags = finite.tolist()
+        odd = [name for name, fine in zip(read, flags, strict=True) if not fine]
+        failed = [*failed, *((name, "its features are not finite") for name in odd)]
+        good = [name for name, fine in zip(read, flags, strict=True) if fine]
+        done += len(good) + len(failed)
+        yield good, pixels[finite], found[finite], failed
+        advance(done, len(names))
 
 
 @torch.no_grad()

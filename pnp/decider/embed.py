@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from pnp.console import printable
 from pnp.decider import page
-from pnp.decider.decider import features
+from pnp.decider.decider import embedded, features
 from pnp.decider.images import Reader, find
 from pnp.decider.parts import ignored
 from pnp.errors import UserError
@@ -67,20 +68,12 @@ def embed(
     """
     root, names, others = find(images)
     reader = Reader(encoder.channels, encoder.size)
-    good, parts, failed, done = [], [], [], 0
-    for read, pixels, bad in reader.stream(root, names):
-        part = features(encoder, pixels)
-        finite = part.isfinite().all(1)
-        good += [name for name, fine in zip(read, finite.tolist(), strict=True) if fine]
-        parts.append(part[finite])
+    good, parts, failed = [], [], []
+    chunks = embedded(partial(features, encoder), reader, root, names, advance)
+    for read, _, part, bad in chunks:
+        good += read
+        parts.append(part)
         failed += bad
-        failed += [
-            (name, "its features are not finite")
-            for name, fine in zip(read, finite.tolist(), strict=True)
-            if not fine
-        ]
-        done += len(read) + len(bad)
-        advance(done, len(names))
     if not good:
         some = "; ".join(f"{printable(name)} ({reason})" for name, reason in failed[:3])
         raise UserError(f"images={images}: none of {len(names):,} images can be read: {some}.")

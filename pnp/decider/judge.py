@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp.console import printable
 from pnp.decider import shift
-from pnp.decider.decider import Answers, Decider
+from pnp.decider.decider import Answers, Decider, embedded
 from pnp.decider.images import Reader, content_hashes, find
 from pnp.decider.parts import ignored
 from pnp.errors import UserError
@@ -53,25 +53,15 @@ def judge(
     root, there, others = find(images)
     chosen = there if names is None else names
     reader: Reader = decider.reader()
-    good, scores, projected, hashes, failed, done = [], [], [], [], [], 0
-    for read, pixels, bad in reader.stream(root, chosen):
-        features = decider.features(pixels)
-        found = decider.scores(features)
-        finite = ~np.isnan(found)
-        good += [name for name, fine in zip(read, finite, strict=True) if fine]
-        scores.append(found[finite])
-        projected.append(
-            np.column_stack([found, _projected(decider, features)])[finite].astype(np.float32)
-        )
-        hashes.append(content_hashes(pixels).numpy()[finite])
+    good, scores, projected, hashes, failed = [], [], [], [], []
+    chunks = embedded(decider.features, reader, root, chosen, advance)
+    for read, pixels, features, bad in chunks:
+        good += read
+        scores.append(decider.scores(features))
+        columns = [scores[-1], _projected(decider, features)]
+        projected.append(np.column_stack(columns).astype(np.float32))
+        hashes.append(content_hashes(pixels).numpy())
         failed += [(printable(name), reason) for name, reason in bad]
-        failed += [
-            (printable(name), "its features are not finite")
-            for name, fine in zip(read, finite, strict=True)
-            if not fine
-        ]
-        done += len(read) + len(bad)
-        advance(done, len(chosen))
     if not good:
         some = "; ".join(f"{name} ({reason})" for name, reason in failed[:3])
         raise UserError(f"images={images}: none of {len(chosen):,} images can be answered: {some}.")
