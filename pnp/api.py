@@ -23,7 +23,8 @@ from pnp.export import folder as exports
 from pnp.export.encoder import Encoder
 from pnp.results import find, to_metrics
 from pnp.runs import directory, reopen
-from pnp.runs.launch import compose, conf_dir
+from pnp.runs.config import conf_dir
+from pnp.runs.launch import compose
 
 if TYPE_CHECKING:
     from lightning import Callback

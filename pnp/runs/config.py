@@ -4,12 +4,20 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
 from pnp import plugins
 from pnp.errors import UserError, near
+
+
+def conf_dir() -> Path:
+    """The config folder: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:

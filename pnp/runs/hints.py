@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pnp.runs.launch import conf_dir
+from pnp.runs.config import conf_dir
 
 # Keys of pnp-evaluate that describe the data and the network: a run brings its own.
 OF_THE_RUN = ("data", "views", "model", "pretrained", "partial", "state_dict")

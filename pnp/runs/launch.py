@@ -19,19 +19,13 @@ from pnp import console
 from pnp.errors import UserError
 from pnp.files import read_json, write_json
 from pnp.keys import renamed
+from pnp.runs.config import conf_dir
 from pnp.runs.directory import is_multirun
 from pnp.runs.jobs import Busy, run_name
 from pnp.signals import STOPPING, Interrupted, Listener, requeue
 
 # Here, since a launcher's processes import this module before they name their jobs.
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-
-
-def conf_dir() -> Path:
-    """The config folder: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def compose(name: str, overrides: Sequence[str], *, as_job: bool = False) -> Any:

@@ -18,8 +18,7 @@ from pnp.export.encoder import Encoder
 from pnp.method import SelfSupervised
 from pnp.results import better
 from pnp.runs import directory
-from pnp.runs.config import build, plain
-from pnp.runs.launch import conf_dir
+from pnp.runs.config import build, conf_dir, plain
 from pnp.runs.parts import parts
 from pnp.views import Views
 
