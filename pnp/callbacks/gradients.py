@@ -104,8 +104,8 @@ class TermGradients(L.Callback):
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        *_: Any,
+        **__: Any,
     ) -> None:
         """Look at this step if its turn has come."""
         assert isinstance(pl_module, SelfSupervised)

@@ -79,18 +79,11 @@ class Guard(L.Callback):
     def __init__(self, on_collapse: str = "warn") -> None:
         self.on_collapse = choice("callbacks.guard.on_collapse", on_collapse, ("warn", "stop"))
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Stop after the step that raised the alarm."""
         self.check(trainer)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Stop after the epoch that raised the alarm."""
         self.check(trainer)
 

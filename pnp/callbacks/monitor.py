@@ -196,8 +196,8 @@ class Monitor(L.Callback):
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        *_: Any,
+        **__: Any,
     ) -> None:
         """Check a batch of the student's embeddings every 5 to 50 of the first 1,000 steps."""
         assert isinstance(pl_module, SelfSupervised)
@@ -313,7 +313,7 @@ class Monitor(L.Callback):
                     write_json(self.file, self.alarms)
 
     def terms(self, trainer: L.Trainer, kind: str) -> str:
-        """Which term starves, by the last look at the gradients; empty for objectives of one."""
+        """The starving term, by the last look at the gradients; empty where there is but one."""
         weights = getattr(getattr(trainer.lightning_module, "objective", None), "weights", {})
         looks = [c for c in getattr(trainer, "callbacks", ()) if isinstance(c, TermGradients)]
         if len(weights) < 2 or not any(name in weights for name in ("alignment", "variance")):

@@ -102,7 +102,7 @@ class Protocol:
 
     @property
     def images(self) -> str:
-        """What networks see, in words."""
+        """The kind of images that networks see, in words."""
         several = f"{self.views} views of each image, averaged"
         return "images without augmentation" if self.views == 1 else several
 
