@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "claims"
+PATHS = {"cifar": "CIFAR"}
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,46 @@ def test_every_claim_states_its_rule_and_its_runs_name_known_arms(ledger):
         assert len(content["seeds"]) >= 5
         assert {"article", "statement", "measure", "rule", "budget", "refuted_by"} <= set(content)
         for scale in content["budget"]:
-            jobs = ledger.jobs(name, scale, {"cifar": "CIFAR"})
+            jobs = ledger.jobs(name, scale, PATHS)
             arms = {job["arm"] for job in jobs}
             assert len(jobs) == len({ledger.identity(job) for job in jobs})
             for case in content["cases"].values() if jobs else ():
                 for line in case["contrasts"]:
                     assert ledger._names(line["claim"]) <= arms
+
+
+@pytest.mark.slow
+def test_every_run_of_the_ledger_composes(ledger, compose):
+    from train import COMMON
+
+    scales = ("quick", "laptop", "gpu")
+    jobs = [
+        job for name in ledger.IDS for scale in scales for job in ledger.jobs(name, scale, PATHS)
+    ]
+    for words in {tuple(job["words"]) for job in jobs if job["seed"] == 1}:
+        assert compose(*COMMON, *words, tiny=False).seed == 1
+
+
+def test_the_phase_diagram_has_a_panel_per_method_and_a_field_per_cell(ledger, pages):
+    from matplotlib.figure import Figure
+
+    arms, cells = (
+        ("today", "simclr", "dino", "byol", "simsiam"),
+        ("s", "wide", "broad", "long", "l"),
+    )
+    lines = [
+        {"scale": "laptop", "arm": f"{arm}_{cell}", "band_student": 0.1 * i + 0.01 * k}
+        for i, arm in enumerate(arms)
+        for k, cell in enumerate(cells)
+    ]
+    picture = Figure()
+    pages.phases(picture, "C6", pd.DataFrame(lines))
+    titles = [axis.get_title() for axis in picture.axes if axis.get_title()]
+    assert titles == list(arms)
+    texts = [text.get_text() for text in picture.axes[0].texts]
+    assert texts == ["0.00", "0.03", "0.02", "", "0.01", "", "", "0.04"]
+    rows = [label.get_text() for label in picture.axes[0].get_yticklabels()]
+    assert rows[0] == "batch 32, width 8"
 
 
 def test_the_interval_is_the_paired_t_interval_of_scipy(ledger):

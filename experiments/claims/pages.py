@@ -214,17 +214,41 @@ def curves(picture: Any, name: str, rows: pd.DataFrame) -> None:
 
 
 def phases(picture: Any, name: str, rows: pd.DataFrame) -> None:
-    """Mean certified band of each cell, an axis per method; smaller is better."""
-    rows = rows[rows["scale"] == rows["scale"].iloc[-1]]
+    """Mean certified band over batch × width (rows) and steps (columns), a panel per method."""
+    scale = rows["scale"].iloc[-1]
+    rows = rows[rows["scale"] == scale]
     parts = rows["arm"].str.rsplit("_", n=1, expand=True)
-    mean = rows.groupby([parts[0], parts[1]], sort=False)["band_student"].mean().unstack()
-    columns = [cell for cell in ("s", "wide", "broad", "long", "l") if cell in mean]
-    axis = picture.subplots()
-    for i, (method, line) in enumerate(mean[columns].iterrows()):
-        axis.plot(columns, line, "o-", color=f"C{i}", label=method)
-    axis.set(ylabel="certified band", xlabel="cell: s smallest … l largest")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
+    mean = rows.groupby([parts[0], parts[1]], sort=False)["band_student"].mean()
+    budget = ledger.claim(name)["budget"][scale]
+    places = {cell: place(words) for cell, words in budget["cells"].items()}
+    heights = sorted({(batch, width) for batch, width, _ in places.values()})
+    lengths = sorted({steps for *_, steps in places.values()})
+    labels = [f"batch {b}" + f", width {w}" * (w > 0) for b, w in heights]
+    axes = np.atleast_1d(picture.subplots(1, len(budget["arms"]), sharey=True))
+    colours = None
+    for axis, arm in zip(axes, budget["arms"], strict=True):
+        grid = np.full((len(heights), len(lengths)), np.nan)
+        for cell, (batch, width, steps) in places.items():
+            at = heights.index((batch, width)), lengths.index(steps)
+            grid[at] = mean.get((arm, cell), np.nan)
+        colours = axis.imshow(
+            grid, cmap="viridis_r", vmin=mean.min(), vmax=mean.max(), aspect="auto", origin="lower"
+        )
+        for (y, x), value in np.ndenumerate(grid):
+            bright = value > (mean.min() + mean.max()) / 2
+            said = f"{value:.2f}" if np.isfinite(value) else ""
+            axis.text(x, y, said, ha="center", va="center", color="w" if bright else "k")
+        axis.set(title=arm, xticks=range(len(lengths)), xticklabels=lengths, xlabel="steps")
+        axis.set(yticks=range(len(heights)), yticklabels=labels)
+    picture.colorbar(colours, ax=list(axes), label="certified band")
+
+
+def place(words: list[str]) -> tuple[int, int, int]:
+    """Batch, width (0 where it is the scale's own) and steps of a cell's overrides."""
+    given = dict(word.split("=") for word in words)
+    keys = ("data.batch_size", "model.width", "trainer.max_steps")
+    batch, width, steps = (int(given.get(key, 0)) for key in keys)
+    return batch, width, steps
 
 
 def forest(picture: Any, name: str, rows: pd.DataFrame) -> None:
