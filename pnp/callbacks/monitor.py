@@ -31,7 +31,7 @@ QUESTIONS = 10  # classes whose band is measured online, at most
 # Kinds of collapse: how each shows in the embeddings, and what to do about it.
 ADVICE = {
     "complete": "all images share one embedding: raise the weights of variance or repulsion",
-    "cone": "all images sit in one narrow cone: raise variance or repulsion, or lower the margin",
+    "cone": "all images sit in one narrow cone: raise variance or repulsion",
     "dimensional": "few axes are used: raise covariance or repulsion, or lower the learning rate",
 }
 
