@@ -5,6 +5,8 @@ Importing this package is light: torch comes with the modules that need it.
 
 from typing import TYPE_CHECKING, Any
 
+from pnp.cpu import sleep_at_barriers
+
 if TYPE_CHECKING:
     from pnp.api import Run, evaluate, open_run, save, train
     from pnp.decider.decider import Decider
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Run", "evaluate", "load", "load_decider", "open_run", "save", "train"]
+sleep_at_barriers()  # here, since torch's runtime reads the environment when it is loaded
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,15 @@
-"""Freed memory is kept for the next step, where the C library is glibc."""
+"""Freed memory is kept for the next step; threads that wait for others sleep."""
 
+import os
 import platform
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+OPENMP = ("OMP_", "GOMP_", "KMP_")
 SCRIPT = """
 import resource, sys
 import torch
@@ -40,3 +44,21 @@ def test_a_tensor_gets_the_pages_of_the_one_before():
 
 def test_settings_of_the_users_own_are_left_alone():
     assert pages("keep", MALLOC_ARENA_TEST="8")[0] == "False"
+
+
+LOAD = "import ctypes, sys, pnp; assert 'torch' not in sys.modules; ctypes.CDLL(sys.argv[1])"
+RUNTIME = Path(find_spec("torch").origin).with_name("lib") / "libgomp.so.1"
+
+
+@pytest.mark.skipif(not RUNTIME.exists(), reason="torch has another OpenMP")
+@pytest.mark.parametrize(
+    ("variables", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
+)
+def test_threads_of_torch_sleep_soon_unless_the_user_chose_otherwise(variables, spins):
+    env = {name: value for name, value in os.environ.items() if not name.startswith(OPENMP)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, RUNTIME], env=env | {"OMP_DISPLAY_ENV": "verbose", **variables},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
