@@ -58,7 +58,7 @@ RUNTIME = Path(find_spec("torch").origin).with_name("lib") / "libgomp.so.1"
 def test_threads_of_torch_sleep_soon_unless_the_user_chose_otherwise(variables, spins):
     env = {name: value for name, value in os.environ.items() if not name.startswith(OPENMP)}
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, RUNTIME], env=env | {"OMP_DISPLAY_ENV": "verbose", **variables},
+        [sys.executable, "-c", LOAD, RUNTIME], env=env | {"OMP_DISPLAY_ENV": "verbose"} | variables,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr

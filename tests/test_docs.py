@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import shlex
 import subprocess
 from functools import cache
@@ -304,6 +305,26 @@ def test_the_python_of_a_page_runs_in_its_order(name, added, tmp_path, monkeypat
     if name == "band.md":
         assert "With probability >= 0.9" in (printed := capsys.readouterr().out)
         assert "oracle/erased" in printed
+
+
+def test_the_notebook_is_the_page_in_python():
+    made = runpy.run_path(str(DOCS / "notebook.py"))["notebook"](page("python.md"))
+    assert (DOCS / "python.ipynb").read_text(encoding="utf-8") == made, "run docs/notebook.py"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the machinery; the cells' own are errors in the page
+def test_the_notebook_runs_from_an_empty_folder(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.read(DOCS / "python.ipynb", as_version=4)
+    nbformat.validate(book)
+    metadata = {"path": str(tmp_path)}
+    ran = NotebookClient(book, timeout=200, resources={"metadata": metadata}).execute()
+    said = [part.text for cell in ran.cells for part in cell.get("outputs", ()) if "text" in part]
+    assert "array" in "".join(said)
+    assert (tmp_path / "RUN" / "report.html").is_file()
 
 
 def test_the_page_that_adds_a_method_adds_the_librarys(added, tmp_path):

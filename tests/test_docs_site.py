@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+import pnp
+import pnp.band
 from pnp.runs.launch import conf_dir
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +100,17 @@ def test_numbers_come_from_the_measured_files_themselves(site):
     assert not re.search(r"\.\d{3}\b", (DOCS / "results.md").read_text("utf-8"))
 
 
+def test_every_public_name_and_every_object_of_a_configuration_is_explained(site):
+    text = (site / "api.html").read_text("utf-8")
+    public = {f"{home.__name__}.{name}" for home in (pnp, pnp.band) for name in home.__all__}
+    configs = "".join(file.read_text("utf-8") for file in conf_dir().rglob("*.yaml"))
+    built = set(re.findall(r"^ *_target_: (pnp[.\w]+)$", configs, re.MULTILINE))
+    assert {"pnp.train", "pnp.band.plan"} <= public
+    assert {"pnp.objectives.PNP", "pnp.views.Views"} <= built
+    for name in public | built:
+        assert f'id="{name}"' in text, name
+
+
 # ---- the reference of conf/ ----------------------------------------------------------------------
 
 CONFIGS = sorted(conf_dir().rglob("*.yaml"))
@@ -158,13 +171,14 @@ def test_every_picture_of_the_site_has_words_for_those_who_cannot_see_it(site):
 
 
 @pytest.mark.slow
-def test_a_browser_searches_the_site_from_disk_without_a_complaint(site, tmp_path):
+@pytest.mark.parametrize("word", ["decider", "open_run"])
+def test_a_browser_searches_the_site_from_disk_without_a_complaint(site, tmp_path, word):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no browser")
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
     options += ("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}")
-    page = f"{(site / 'index.html').as_uri()}?q=decider"
+    page = f"{(site / 'index.html').as_uri()}?q={word}"
     command = [browser, *options, "--virtual-time-budget=9000", "--dump-dom", page]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "md-search-result__item" in done.stdout
