@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 from report_runs import FINAL, make_run, make_sweep, write
 
+from pnp.band import allowed_errors, min_calibration_size, plan
+from pnp.band.inputs import Budgets
 from pnp.cli.report import main
 from pnp.errors import UserError
 from pnp.report import compare_runs, read_run, write_report
 from pnp.report.charts import summarise
 from pnp.report.multiples import draw
-from pnp.report.single import reasons, summary
+from pnp.report.single import band_silence, reasons, summary
+from pnp.results import Row
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -206,6 +209,24 @@ def test_the_same_warning_is_said_once_with_all_it_is_about(tmp_path):
     html, _ = parse(write_report(run))
     assert html.count("too few: add samples") == 1
     assert "all concepts (teacher, raw pixels)" in html
+
+
+def counted(n: int, *names: str) -> list[Row]:
+    """Rows of bands that n calibration images allow."""
+    k = allowed_errors(n, 0.01)
+    values = {"thr/k_fp": k, "thr/k_fn": k, "data/n_calib": n}
+    return [Row("", "test", "band", "student", c, m, v) for c in names for m, v in values.items()]
+
+
+def test_bands_that_too_few_images_leave_without_an_answer_say_how_many_it_takes():
+    said = band_silence(counted(25, "a", "b"), Budgets())
+    assert "bands say nothing, whatever the network: 25 calibration images are too few" in said
+    first, half = re.findall(r"needs ([\d,]+).* about ([\d,]+)", said)[0]
+    assert int(first) == min_calibration_size(0.01)
+    assert plan([int(half.replace(",", ""))], 0.01, 0.01)[0].fp >= 0.005
+    assert not band_silence(counted(int(first), "a"), Budgets())
+    some = counted(25, "a") + counted(int(first), "b")
+    assert "bands of 1 of 2 concepts say nothing" in band_silence(some, Budgets())
 
 
 @pytest.mark.parametrize(

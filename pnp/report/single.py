@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pnp.band.allowed import min_calibration_size
+from pnp.band.inputs import Budgets
+from pnp.band.planning import plan
 from pnp.errors import UserError
 from pnp.files import flatten, read_json
 from pnp.report.groups import text
@@ -74,6 +77,11 @@ def write_report(run_dir: Path, out: Path | None = None, x: str = "step") -> Pat
 
     run = read_run(Path(run_dir))
     facts = {k: text(v) for k, v in flatten(run.facts).items() if k != "protocol"}
+    band = (run.config.get("evaluation") or {}).get("band")
+    silence = band_silence(run.rows, Budgets(**band)) if isinstance(band, dict) else ""
+    warned = band_alarms(run.bands)
+    if silence:  # it says the same
+        warned = [alarm for alarm in warned if not alarm[0].startswith("too few")]
     page = render(
         "run.html",
         title=run_title(run),
@@ -83,7 +91,8 @@ def write_report(run_dir: Path, out: Path | None = None, x: str = "step") -> Pat
         finals=final_grids(run.rows),
         bands=band_grids(run.rows),
         band_range=band_range(run),
-        band_alarms=band_alarms(run.bands),
+        band_silence=silence,
+        band_alarms=warned,
         alarms=reasons([alarm_words(alarm) for alarm in run.alarms]),
         gaps=reasons([(str(reason), what) for what, reason in run.gaps.items()]),
         details=detail_grids(run.rows),
@@ -157,6 +166,31 @@ def band_range(run: Run) -> str:
     span = f"from {low} (“{rows[0].concept}”) to {high} (“{rows[-1].concept}”)"
     span = span if low != high else f"all {low}"
     return f"{len(rows)} concepts; certified bands of the {rows[0].owner}: {span}."
+
+
+def band_silence(rows: Sequence[Row], budgets: Budgets) -> str:
+    """Sentences on concepts without an answer for want of calibration images: how many it takes."""
+    bands = find(rows, kind="band", data="")
+    allowed: dict[str, set[float]] = {}
+    for row in bands:
+        if row.metric in ("thr/k_fp", "thr/k_fn"):
+            allowed.setdefault(row.concept, set()).add(row.value)
+    silent = [concept for concept, counts in allowed.items() if counts == {-1}]
+    if not silent or budgets.budget == "answered":
+        return ""
+    level, delta, method = min(budgets.max_fp, budgets.max_fn), budgets.delta, budgets.method
+    need = min_calibration_size(level, delta, method)
+    sizes = plan(range(need, 9 * need, need), level, level, delta, method)
+    half = next(row.n for row in sizes if row.fp >= level / 2)
+    own = max(row.value for row in bands if row.metric == "data/n_calib" and row.concept in silent)
+    each = "" if budgets.budget == "joint" else " of each side"
+    of = "" if len(silent) == len(allowed) else f" of {len(silent)} of {len(allowed)} concepts"
+    return (
+        f"The certified bands{of} say nothing, whatever the network: {own:,.0f} calibration images "
+        f"are too few. A budget of {level:.3g} at delta {delta:g} needs {need:,} labelled{each} "
+        f"for the first answer, and about {half:,} to use half of it; data.calibration sets their "
+        "number. The plug-in bands, which guarantee nothing, compare networks meanwhile."
+    )
 
 
 def band_alarms(bands: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -17,6 +17,7 @@ def write_results(
     from pnp.evaluation.gaps import Gaps
     from pnp.files import write_json
     from pnp.report import write_report
+    from pnp.report.single import band_silence
     from pnp.results import main_network, to_metrics
 
     metrics = to_metrics(rows)
@@ -29,6 +30,8 @@ def write_results(
     print_table(rows, "" if protocol.views == 1 else f"Features of {protocol.images}.")
     if main and len(main) > 3:
         print_main(main)
+    if protocol.budgets and (silence := band_silence(rows, protocol.budgets)):
+        print(silence)
     if report is not None:
         print(f"report: {report}")
     return metrics
