@@ -45,7 +45,31 @@ def test_every_form_of_an_array_gives_the_same_pixels(images):
     "shape", [(5, 8, 8), (5, 8, 8, 1), (5, 1, 8, 8), (5, 8, 11), (5, 1, 11, 8)]
 )
 def test_grey_images_have_one_channel_and_lose_the_ends_of_their_longer_sides(shape):
-    assert arrays.to_uint8(np.zeros(shape, np.uint8)).shape == (5, 1, 8, 8)
+    assert arrays.parts(np.zeros(shape, np.uint8))["train"].images.shape == (5, 1, 8, 8)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_deep_images_are_scaled_by_the_bits_that_all_parts_need_and_it_is_said(bits, caplog):
+    most = 2**bits - 1
+    deep = (PIXELS.astype(np.float64) * most / 255).round().astype(np.uint16)
+    dark = deep // 8  # alone it would need fewer bits
+    data = DataModule.from_arrays(deep, test=dark)
+    assert np.abs(data.arrays["train"].images.numpy().astype(int) - PIXELS).max() <= 1
+    assert int(data.arrays["test"].images.max()) == 32
+    assert [r.message for r in caplog.records] == [
+        f"images are taken as {bits} bits deep: no value is above {most:,}. data.bits=16 takes "
+        "them as 16 bits."
+    ]
+    whole = DataModule.from_arrays(deep, bits=16).arrays["train"].images
+    assert int(whole.max()) == round(most / 257)
+    with pytest.raises(UserError, match="at most 8 bits"):
+        DataModule.from_arrays(deep, bits=8)
+
+
+def test_deep_pil_images_keep_their_order_of_brightness():
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
+    found = arrays.parts([Image.fromarray(ramp)] * 3)["train"].images[0, 0]
+    assert torch.equal(found, torch.from_numpy((ramp / 4095 * 255).round().astype(np.uint8)))
 
 
 @pytest.mark.parametrize(

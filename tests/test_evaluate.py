@@ -51,6 +51,17 @@ def test_evaluating_a_run_again_gives_its_numbers_from_the_cache(compose, tmp_pa
     assert {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()} == cached
 
 
+def test_another_evaluation_in_place_is_recorded_and_the_run_stays_the_same_job(compose, tmp_path):
+    train(compose())
+    run = tmp_path / "run"
+    before = (run / "config.yaml").read_bytes()
+    again = judged(f"run={run}", "evaluation.k=3", "accelerator=cpu", "precision=32-true", *BRIEF)
+    assert (run / "config.yaml").read_bytes() == before
+    assert read_run(run).config["evaluation"]["k"] == 3
+    assert "k: 3" in (run / "report.html").read_text("utf-8")
+    assert train(compose("resume=auto")) == again  # finished, whatever it was judged by
+
+
 def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
     first = train(compose())
     file = tmp_path / "run" / "checkpoints" / "last.ckpt"

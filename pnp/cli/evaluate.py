@@ -78,6 +78,8 @@ def evaluate(cfg: Any) -> dict[str, float]:
     facts["evaluation_seconds"] = round(time.time() - started, 1)
     facts["precision"] = precision
     facts["splits"] = record
+    if in_place:  # config.yaml tells what was trained: resuming and the job's identity need it
+        facts["evaluation"] = config["evaluation"]
     if training := files.read_json(folder / "run.json", dict, {}):  # its own facts stay
         facts = {**training, "evaluated": facts}
     metrics = write_results(folder, rows, facts, protocol)

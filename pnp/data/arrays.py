@@ -1,5 +1,6 @@
 """Arrays, tensors, PIL images and PyTorch datasets as image sets; .npy and .npz files of them."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from pnp.data.files import square
 from pnp.data.imageset import ImageSet
 from pnp.errors import UserError
 
+log = logging.getLogger(__name__)
+
 SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
+BYTE, DEPTHS = torch.uint8, (8, 10, 12, 14, 16)
 # Words in the names of an npz file's arrays: the part, and what the array holds.
 PARTS = {"train": "train", "val": "validation", "valid": "validation", "test": "test"}
 KINDS = {"x": "images", "images": "images", "image": "images", "data": "images", "arr": "images"}
@@ -22,7 +26,12 @@ KINDS |= dict.fromkeys(("y", "labels", "label", "targets", "target"), "labels")
 
 
 def parts(
-    images: Any, labels: Any = None, *, test: Any = None, classes: Sequence[str] | None = None
+    images: Any,
+    labels: Any = None,
+    *,
+    test: Any = None,
+    classes: Sequence[str] | None = None,
+    bits: int | str = "auto",
 ) -> dict[str, ImageSet]:
     """Image sets of arrays: {"train": all} or the official parts that an npz or `test` brings.
 
@@ -33,6 +42,7 @@ def parts(
         labels: class of each image, numbers or words; a .npy file; or None.
         test: (images, labels) or images of an official test part.
         classes: names, if labels are the numbers 0, 1, …; None names them by the labels.
+        bits: of whole numbers above 255, as `depth` finds them where it is `auto`.
 
     Raises:
         UserError: arrays of another shape or kind, or numbers of images and labels that differ.
@@ -43,7 +53,14 @@ def parts(
         classes = classes or named
     if test is not None:
         given["test"] = test if isinstance(test, tuple) else (test, None)
-    pairs = {part: _pair(part, *pair) for part, pair in given.items()}
+    raw = {part: _raw(*pair) for part, pair in given.items()}
+    found = depth([x for x, _ in raw.values()]) if bits == "auto" else int(bits)
+    if bits == "auto" and 8 < found < 16:
+        log.warning(
+            "images are taken as %d bits deep: no value is above %s. data.bits=16 takes them as 16 "
+            "bits.", found, f"{2**found - 1:,}",
+        )  # fmt: skip
+    pairs = {part: _pair(part, *pair, found) for part, pair in raw.items()}
     known = {part: y for part, (_, y) in pairs.items() if y is not None}
     if "train" not in known:
         return {part: ImageSet(name=part, images=x) for part, (x, _) in pairs.items()}
@@ -116,17 +133,34 @@ def _load(file: str | Path, key: str) -> Any:
         ) from error
 
 
-def _pair(part: str, images: Any, labels: Any) -> tuple[Tensor, np.ndarray | None]:
-    """Square uint8 images and the labels of one part, checked against each other."""
+def _raw(images: Any, labels: Any) -> tuple[Tensor, Any]:
+    """Pixels of one part as they were given, channels first, and its labels."""
     if isinstance(images, torch.utils.data.Dataset):
         images, own = _items(images)
         labels = own if labels is None else labels
     if isinstance(images, list | tuple) and len(images) and isinstance(images[0], Image.Image):
         side = min(64, *(min(image.size) for image in images))
         modes = {image.mode for image in images}
-        mode = "L" if modes <= {"1", "L"} else "RGB"
+        deep = next((mode for mode in ("F", "I") if any(m.startswith(mode) for m in modes)), "")
+        mode = deep or ("L" if modes <= {"1", "L"} else "RGB")
         images = np.stack([square(image.convert(mode), side) for image in images])
-    pixels = to_uint8(images)
+    x = torch.as_tensor(images if isinstance(images, Tensor) else np.asarray(images))
+    return _channels_first(x), labels
+
+
+def depth(images: Sequence[Tensor]) -> int:
+    """Bits of whole numbers: the fewest of 8, 10, 12, 14 and 16 that hold every value of all parts.
+
+    Cameras, scanners and microscopes write 10 to 14 bits into 16, which as 16 bits were dark.
+    """
+    whole = [x for x in images if not x.is_floating_point() and x.dtype not in (torch.bool, BYTE)]
+    most = max((int(x.cpu().numpy().max()) for x in whole if x.numel()), default=0)
+    return next((bits for bits in DEPTHS if most < 2**bits), DEPTHS[-1])
+
+
+def _pair(part: str, images: Tensor, labels: Any, bits: int) -> tuple[Tensor, np.ndarray | None]:
+    """Square uint8 images and the labels of one part, checked against each other."""
+    pixels = to_uint8(images, bits)
     if labels is None:
         return pixels, None
     labels = np.asarray(labels)
@@ -156,21 +190,19 @@ def _items(dataset: Any) -> tuple[Any, list[Any] | None]:
     return images, [int(item[1]) for item in items] if pairs and len(items[0]) > 1 else None
 
 
-def to_uint8(images: Any) -> UInt8[Tensor, "n c s s"]:
-    """Images as uint8 (N, C, S, S), channels first, the centre square of each.
+def to_uint8(x: Tensor, bits: int = 16) -> UInt8[Tensor, "n c s s"]:
+    """Images (N, C, H, W) as uint8 (N, C, S, S): the centre square of each.
 
-    uint8 stays; uint16 and other integers above 255 are divided by 257; floats in [0, 1] are
-    multiplied by 255; False and True become 0 and 255.
+    uint8 stays; other whole numbers of more than 8 bits are scaled from 0 … 2^bits − 1; floats in
+    [0, 1] are multiplied by 255; False and True become 0 and 255.
 
     Raises:
-        UserError: another shape, or values out of range.
+        UserError: values out of range.
     """
-    x = torch.as_tensor(images if isinstance(images, Tensor) else np.asarray(images))
-    x = _channels_first(x)
     if x.dtype == torch.bool:
         x = x.to(torch.uint8) * 255
     if x.dtype != torch.uint8:
-        x = _scaled(x)
+        x = _scaled(x, bits)
     side = min(x.shape[2:])
     top, left = ((length - side) // 2 for length in x.shape[2:])
     return x[:, :, top : top + side, left : left + side].contiguous()
@@ -195,16 +227,16 @@ def _channels_first(x: Tensor) -> Tensor:
     )
 
 
-def _scaled(x: Tensor) -> Tensor:
+def _scaled(x: Tensor, bits: int) -> Tensor:
     wide = x.to(torch.float32 if x.is_floating_point() else torch.int32)
     low, high = (float(value) for value in wide.aminmax())
     if x.is_floating_point() and low >= 0 and high <= 1:
         wide = wide * 255
-    elif low >= 0 and high <= 65535 and not x.is_floating_point():
-        wide = wide.float() / 257 if high > 255 else wide.float()
+    elif low >= 0 and high < 2**bits and not x.is_floating_point():
+        wide = wide.float() * (255 / (2**bits - 1))
     elif not (x.is_floating_point() and low >= 0 and 1 < high <= 255):
         raise UserError(
-            f"images range from {low:g} to {high:g} ({x.dtype}); expected uint8, uint16, or floats "
-            "in [0, 1]. Give pixels that are not normalised."
+            f"images range from {low:g} to {high:g} ({x.dtype}); expected uint8, uint16 of at most "
+            f"{bits} bits, or floats in [0, 1]. Give pixels that are not normalised."
         )
     return wide.round().to(torch.uint8)

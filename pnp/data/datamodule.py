@@ -65,6 +65,7 @@ class DataModule(L.LightningDataModule):
         labels: "auto", or "none" to ignore all labels; also a csv file of `image_folder`, see
             `pnp.data.layout`, a .npy file of `array`, or a column of `hf`.
         images: .npy or .npz file of `array`, see `pnp.data.arrays`.
+        bits: of whole numbers above 255 of `array`, 8 to 16; "auto" takes the fewest that hold all.
         name: data set of `hf`, see `pnp.data.hub`.
         subset: its configuration.
         image: its column of images.
@@ -102,6 +103,7 @@ class DataModule(L.LightningDataModule):
         pretrain_on: Sequence[str] = ("train",),
         labels: str = "auto",
         images: str | None = None,
+        bits: int | str = "auto",
         name: str | None = None,
         subset: str | None = None,
         image: str | None = None,
@@ -144,6 +146,8 @@ class DataModule(L.LightningDataModule):
         ):
             if value is not None:
                 whole(f"data.{key}", value, least)
+        if bits != "auto" and not 8 <= whole("data.bits", bits, 8) <= 16:
+            raise UserError(f"data.bits={bits}: give auto or a whole number from 8 to 16.")
         number("data.concept_k", concept_k, 0, open_low=True)
         self.dataset, self.root, self.labels, self.pretrain_on = dataset, root, labels, pretrain_on
         self._batch_size, self.seed, self.order_seed = batch_size, seed, order_seed
@@ -156,7 +160,7 @@ class DataModule(L.LightningDataModule):
         if votes is not None and (dataset != "image_folder" or labels == "none"):
             raise UserError("data.votes goes with data=image_folder and data.labels=auto.")
         self._n_train, self._k, self._c = n_train, concept_k, concept_c
-        self._images = images
+        self._images, self._bits = images, bits
         self._hf = name, subset, image
         self.arrays: dict[str, ImageSet] | None = None  # of `from_arrays`
         self.options: dict[str, Any] = {}
@@ -191,7 +195,8 @@ class DataModule(L.LightningDataModule):
         options |= {} if official or test is None else {"test": test}
         data = cls("array", **options)
         data.options = options
-        data.arrays = arrays.parts(images, labels, test=test if official else None, classes=classes)
+        given = test if official else None
+        data.arrays = arrays.parts(images, labels, test=given, classes=classes, bits=data._bits)
         return data
 
     # ---- the data -------------------------------------------------------------------------------
@@ -410,7 +415,7 @@ class DataModule(L.LightningDataModule):
         if self._images is None:
             raise UserError("data.images is not set: give data.images=FILE.npy or FILE.npz.")
         file = None if self.labels in ("auto", "none") else self.labels
-        return arrays.parts(self._images, file)
+        return arrays.parts(self._images, file, bits=self._bits)
 
     def _hub(self) -> dict[str, ImageSet]:
         name, subset, image = self._hf

@@ -42,7 +42,7 @@ class Run:
 
     Args:
         path: the directory.
-        config: the resolved configuration, in today's form.
+        config: the resolved configuration, in today's form, with the evaluation that gave metrics.
         curves: what was logged in training, by key.
         metrics: `metrics.json`; None while the run has not finished.
         facts: `run.json`.
@@ -208,12 +208,16 @@ def read_run(path: Path) -> Run:
         state = "alarm" if alarms else "finished"
     else:
         state = "failed" if error else _unfinished(path)
+    config, facts = _read_config(path / "config.yaml"), read_json(path / "run.json", dict, {})
+    evaluated = facts.get("evaluated")
+    if isinstance(evaluated, dict) and "evaluation" in evaluated:  # by pnp-evaluate, in place
+        config["evaluation"] = evaluated.pop("evaluation")
     return Run(
         path=path,
-        config=_read_config(path / "config.yaml"),
+        config=config,
         curves=curves,
         metrics=metrics,
-        facts=read_json(path / "run.json", dict, {}),
+        facts=facts,
         alarms=alarms,
         state=state,
         error=error,
