@@ -1,6 +1,7 @@
 """Backbones by name: each maps images (N, C, H, W) to features (N, dim) and knows its `.dim`."""
 
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 
@@ -11,6 +12,10 @@ from pnp import plugins
 from pnp.errors import UserError, choice, whole
 
 SMALL_IMAGE = 64
+# What models raise that cannot take images of a size.
+TOO_SMALL = (
+    RuntimeError, AssertionError, ValueError, IndexError, TypeError, ArithmeticError,
+)  # fmt: skip
 NAMES = ("small_cnn", "resnet18", "resnet50")
 
 
@@ -142,16 +147,29 @@ def _timm(name: str, in_channels: int, image_size: int, pretrained: bool) -> nn.
         near = get_close_matches(name, timm.list_models(), 3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"model.name=timm:{name}: timm has no model of that name.{hint}")
+    make = partial(
+        timm.create_model, name, pretrained=pretrained, in_chans=in_channels, num_classes=0
+    )
     try:
-        net = timm.create_model(
-            name, pretrained=pretrained, in_chans=in_channels, num_classes=0, img_size=image_size
-        )
-    except TypeError:  # convolutional models take any size and refuse the argument
-        net = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0)
-    except (AssertionError, ValueError) as error:
-        raise UserError(f"timm:{name} cannot take {image_size} px images: {error}") from error
+        try:
+            net = make(img_size=image_size)
+        except TypeError:  # convolutional models take any size and refuse the argument
+            net = make()
+    except TOO_SMALL as error:
+        raise _refusal(name, image_size, error) from error
     net.dim = _width(net, name, in_channels, image_size)  # pyright: ignore[reportArgumentType]
     return net
+
+
+def _refusal(name: str, image_size: int, error: Exception) -> UserError:
+    import timm
+
+    made_for = getattr(timm.get_pretrained_cfg(name), "input_size", (3, 224, 224))[-1]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"timm:{name} cannot take {image_size} px images ({reason}). Use data.size={made_for}, for "
+        "which it is made, or another model."
+    )
 
 
 def _width(net: nn.Module, name: str, in_channels: int, image_size: int) -> int:
@@ -164,12 +182,8 @@ def _width(net: nn.Module, name: str, in_channels: int, image_size: int) -> int:
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             features = net.eval()(torch.zeros(2, in_channels, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
-        sizes = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
-        raise UserError(
-            f"timm:{name} cannot take {image_size} px images ({str(error).splitlines()[0]}). Use "
-            f"data.size={sizes[-1]}, for which it is made, or another model."
-        ) from error
+    except TOO_SMALL as error:
+        raise _refusal(name, image_size, error) from error
     for module, mode in modes.items():
         module.training = mode
     if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[1] < 1:

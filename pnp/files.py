@@ -1,6 +1,7 @@
 """Files: replaced as a whole or not at all; read with messages that name them. All are UTF-8."""
 
 import csv
+import errno
 import json
 import os
 import secrets
@@ -73,6 +74,20 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it came from, is that of a full disk or a used-up quota.
+
+    Libraries that write by themselves wrap it in errors of their own.
+    """
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        words = str(error).lower()
+        if full or "no space left" in words or "disk is full" in words:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from pnp.errors import UserError
+from pnp.errors import UserError, whole
 from pnp.files import flatten
 
 # Two runs that differ only in keys that begin so are one job: no number of theirs differs.
@@ -81,11 +81,12 @@ def renamed(overrides: Sequence[str]) -> list[str]:
 
 
 def check_effects(config: Mapping[str, Any]) -> None:
-    """Refuse settings that would change nothing in this composition.
+    """Refuse a seed that is none, and settings that would change nothing in this composition.
 
     Raises:
         UserError: names the key and what to do.
     """
+    whole("seed", config["seed"], 0, 2**32 - 1)
     objective, views, optim = config["objective"], config["views"], config["optim"]
     if config.get("scale", "sphere") != "sphere" and "scale" not in objective:
         raise UserError(
@@ -97,7 +98,7 @@ def check_effects(config: Mapping[str, Any]) -> None:
             f"views.local_size={views['local_size']} has no effect: views.local is 0. Set "
             "views.local to a number of small crops, or remove it."
         )
-    idle = {"adamw": "momentum", "sgd": "betas", "lars": "betas"}.get(optim.get("name"))
+    idle = {"adamw": "momentum", "sgd": "betas", "lars": "betas"}.get(str(optim.get("name")))
     if idle in optim:
         raise UserError(f"optim.{idle} has no effect on optim={optim.get('name')}. Remove it.")
 

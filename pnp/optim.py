@@ -73,8 +73,10 @@ class Optim:
             raise UserError(f"optim.lr=auto is for adamw and muon: give {self.name} a number.")
         if self.lr != "auto":
             number("optim.lr", self.lr, 0, open_low=True)
-        for key in ("weight_decay", "momentum", "warmup_epochs", "final_lr"):
+        for key in ("weight_decay", "warmup_epochs"):
             number(f"optim.{key}", getattr(self, key), 0)
+        number("optim.momentum", self.momentum, 0, 1, open_high=True)
+        number("optim.final_lr", self.final_lr, 0, 1)
         if len(self.betas) != 2:
             raise UserError(f"optim.betas={list(self.betas)}: give two numbers in [0, 1).")
         for beta in self.betas:

@@ -11,8 +11,9 @@ import torch
 from pnp.backbones import backbone
 from pnp.cli.evaluate import evaluate
 from pnp.errors import UserError
+from pnp.evaluation.gaps import Gaps
 from pnp.runs import directory, launch, parts, processes
-from pnp.runs.hints import hints
+from pnp.runs.hints import hints, odd_option
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,8 @@ def test_a_backbone_of_timm_knows_its_width_or_is_refused_with_a_size_that_works
     net = backbone("timm:mobilenetv3_small_050", image_size=32)
     assert net.training
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, net.dim)
-    for name, size in (("inception_v3", 32), ("crossvit_tiny_240", 64)):
+    odd = (("inception_v3", 32), ("crossvit_tiny_240", 64), ("maxvit_pico_rw_256", 28))
+    for name, size in odd:
         with pytest.raises(UserError, match=rf"cannot take {size} px images.*data.size="):
             backbone(f"timm:{name}", image_size=size)
     for name in ("test_vit", "test_convnext", "test_byobnet"):
@@ -112,6 +114,7 @@ def test_a_folder_that_cannot_be_written_and_an_unknown_key_end_in_one_message(t
     assert "Traceback" not in done.stderr
     done = run("data=image_folder", "data.rot=x", "run_dir=here", cwd=tmp_path)
     assert "data.rot is unknown: did you mean data.root?" in done.stderr
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,13 @@ def test_hints_of_an_evaluation_know_that_a_run_brings_its_own_data_and_network(
     monkeypatch.setattr(directory, "overrides", lambda: ["run=x", "data=cifar10"])
     with pytest.raises(UserError, match="data=cifar10 has no effect"):
         evaluate(launch.OmegaConf.create(launch.compose("evaluate", ["run=x"])))
+
+
+def test_words_that_hydra_would_answer_with_a_traceback_are_refused():
+    assert "model=3: expected the name of an option: resnet18" in str(odd_option(["model=3"]))
+    assert "expected KEY=VALUE" in str(odd_option(["seed=0", "=3"]))
+    taken = ["data=cifar10", "experiment=null", "seed=0,1", "model='{name: resnet18}'", "+x.y=[1]"]
+    assert odd_option([*taken, "objective=full,align_only", "--help", "a b"]) is None
 
 
 def test_hints_follow_unknown_keys_and_odd_values_only():
@@ -180,3 +190,21 @@ def test_a_full_disk_is_a_message_where_a_mapped_file_would_end_the_process(tmp_
         DataModule("image_folder", root=str(tmp_path), size=8, cache=True).setup("fit")
     said = launch._message(RuntimeError("PytorchStreamWriter failed writing file data/1"))
     assert "is the disk full" in str(said)
+
+
+def test_a_full_disk_is_one_message_whoever_wrote():
+    from safetensors import SafetensorError
+
+    wrapped = RuntimeError("cannot save")
+    wrapped.__cause__ = OSError(28, "No space left on device")
+    for error in (
+        OSError(28, "No space left on device"),
+        OSError(122, "Disk quota exceeded"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("(sqlite3.OperationalError) database or disk is full"),
+        wrapped,
+    ):
+        assert "the disk is full" in str(launch._message(error))
+        with pytest.raises(type(error)):  # no gap: nothing else can be written either
+            Gaps().attempt("the report", lambda error=error: (_ for _ in ()).throw(error))
+    assert "16 requested" in str(launch._message(OSError("16 requested and 0 written")))

@@ -13,12 +13,17 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from pnp import keys, weights
-from pnp.band import ThreeWayThreshold
+from pnp.band import ThreeWayThreshold, min_calibration_size
+from pnp.cli import decide
+from pnp.cli.embed import embed
+from pnp.cli.evaluate import evaluate
+from pnp.cli.export import export
 from pnp.data.files import decode_each
 from pnp.decider.images import Reader
 from pnp.errors import UserError
 from pnp.files import flatten
 from pnp.report import write_report
+from pnp.runs import launch
 from pnp.runs.config import build, plain
 from pnp.runs.parts import build_trainer, parts
 
@@ -109,6 +114,67 @@ def reports(draw, compose, folder):
     configs = ("seed: 0", "a: [", "", "- 1", "seed: {a: 1}\nchoices: 3", "objective: null\nseed: x")
     (folder / "config.yaml").write_text(draw.choice(configs))
     write_report(folder)
+
+
+# Found by fuzzing.
+REFUSED = (
+    ("method.head=3", r"method.head=3: expected a section of keys"),
+    ("method.head={a: 1}", r"method.head.kind is missing"),
+    ("method.global_batch=[1]", "method.global_batch"),
+    ("model.projector=null", "model.projector=None: expected a section"),
+    ("callbacks.monitor=3", "callbacks.monitor=3: expected a section"),
+    ("callbacks.monitor.temperature=-1", "callbacks.monitor.temperature"),
+    ("callbacks.monitor.bank=0", "callbacks.monitor.bank"),
+    ("trainer.gradient_clip_val=-0.5", "trainer.gradient_clip_val"),
+    ("optim.final_lr=3", r"optim.final_lr=3: give a number in \[0, 1\]"),
+    ("optim.momentum=1", "optim.momentum"),
+)
+
+
+@pytest.mark.parametrize(("word", "message"), REFUSED, ids=[word for word, _ in REFUSED])
+def test_values_that_mean_nothing_are_refused(compose, tmp_path, word, message):
+    config = plain(compose(f"++{word}")) | {"choices": {}}
+
+    def built():
+        data, _, _ = parts(config)
+        build_trainer(config, tmp_path, data)
+
+    with pytest.raises(UserError, match=message):
+        built()
+
+
+COMMANDS = (
+    ("decide_fit", "out=[1]", r"out=\[1\]: give one name or path"),
+    ("decide_fit", "run=true", "run=True: give one name or path"),
+    ("decide_fit", "run=x delta=[]", "delta"),
+    ("decide_fit", "run=x labels=[]", r"labels=\[\]: give a csv"),
+    ("decide_plan", "sizes=3.5", "sizes=3.5: give a list"),
+    ("decide_plan", "out={}", "out={}: give one name or path"),
+    ("embed", "out=true", "out=True: give one name or path"),
+    ("export", "out={}", "out={}: give one name or path"),
+    ("evaluate", "backbone=[a,b]", "give one name or path"),
+    ("evaluate", "backbone=pixels datasets=3", "datasets=3: give a list"),
+    ("evaluate", "backbone=pixels datasets={cifar10: 3}", "datasets.cifar10=3: expected a section"),
+)
+
+
+@pytest.mark.parametrize(("name", "words", "message"), COMMANDS, ids=lambda value: value[:30])
+def test_names_are_no_lists_and_sections_no_numbers_in_any_command(name, words, message):
+    run = {
+        "decide_fit": decide.fit,
+        "decide_plan": decide.plan,
+        "embed": embed,
+        "evaluate": evaluate,
+        "export": export,
+    }[name]
+    given = [word.replace("_", " ") for word in words.replace(": ", ":_").split()]
+    cfg = OmegaConf.create(launch.compose(name, given))
+    with pytest.raises(UserError, match=message):
+        run(cfg)
+
+
+def test_budgets_that_no_data_can_prove_have_a_number_all_the_same():
+    assert min_calibration_size(1e-30) > 10**30
 
 
 KINDS = (pictures, checkpoints, scores, reports, overrides)

@@ -32,6 +32,8 @@ def allowed_errors(n: int, level: float, delta: float = 0.1, method: Method = "e
     choice("method", method, METHODS)
     if n < 1:
         raise UserError(f"n={n}, expected at least one calibration sample.")
+    if n > 2**53:  # where floats stop counting
+        raise UserError(f"n={n}, expected at most 2⁵³ samples. Give a larger budget.")
     if method == "empirical":
         return math.floor(level * n * SLACK)
     if method == "crc":
@@ -62,7 +64,8 @@ def min_calibration_size(level: float, delta: float = 0.1, method: Method = "exa
         return 1
     exact = math.log(delta / 2) / math.log1p(-level)
     n = max(1, math.floor(exact if method == "exact" else 1 / level - 1) - 1)
-    while allowed_errors(n, level, delta, method) < 0:  # at most three steps, right to the last ulp
+    # At most three steps, right to the last ulp.
+    while n <= 2**53 and allowed_errors(n, level, delta, method) < 0:
         n += 1
     return n
 

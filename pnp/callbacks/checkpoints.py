@@ -118,6 +118,11 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop before the evaluation if the request came in the last epoch."""
         listener.deferred = False
+        if self.monitor != "auto" and self.best is None and trainer.is_global_zero:
+            print(
+                f"callbacks.checkpoints.monitor={self.monitor} was not logged: there is no "
+                f"best.ckpt. Logged are {', '.join(sorted(trainer.callback_metrics)) or 'none'}."
+            )
         if self.saved:
             raise Interrupted(listener.seen or SIGTERM)
 

@@ -17,7 +17,7 @@ from pnp import geometry
 from pnp.callbacks.gradients import TermGradients, starving
 from pnp.data import ImageSet
 from pnp.distributed import broadcast, rank, world_size
-from pnp.errors import UserError, whole
+from pnp.errors import UserError, number, whole
 from pnp.evaluation.band_metrics import BandMetrics
 from pnp.evaluation.features import extract
 from pnp.evaluation.probes import knn_votes
@@ -147,6 +147,9 @@ class Monitor(L.Callback):
         data: Any = None,
     ) -> None:
         self.data = data
+        for key, value in (("images", images), ("bank", bank), ("k", k)):
+            whole(f"callbacks.monitor.{key}", value)
+        number("callbacks.monitor.temperature", temperature, 0, open_low=True)
         self.images, self.bank, self.k, self.temperature = images, bank, k, temperature
         if every_n_epochs != "auto":
             whole("callbacks.monitor.every_n_epochs", every_n_epochs)

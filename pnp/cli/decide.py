@@ -40,12 +40,17 @@ def fit(cfg: Any) -> Path:
     from pnp.band.inputs import Budgets
     from pnp.decider import folder
     from pnp.decider.labels import Shares
+    from pnp.errors import number
     from pnp.runs import encoders
-    from pnp.runs.config import plain
+    from pnp.runs.config import plain, words
 
     config = plain(cfg)
+    words(config, *encoders.KEYS, "groups", "images", "out")
     keys = ("max_fp", "max_fn", "delta", "method", "budget")
+    for key in ("max_fp", "max_fn", "delta"):
+        number(key, config[key], 0, 1, open_low=True, open_high=True)
     budgets = Budgets(**{key: config[key] for key in keys})
+    config["labels"] = _labels(config)
     base = Path(config["run"] or "")
     if config["out"] and not isinstance(config["concept"], list | dict):
         folder.refuse_foreign(Path(config["out"]))  # before the features are computed
@@ -72,9 +77,10 @@ def apply(cfg: Any) -> int:
         cfg: a composed `conf/decide_apply.yaml`.
     """
     from pnp.decider.apply import apply as apply_decider
-    from pnp.runs.config import plain
+    from pnp.runs.config import plain, words
 
     config = plain(cfg)
+    words(config, "decider", "images", "out")
     decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
     with bar("answers") as advance:
         judged, text = apply_decider(decider, images, out, by_steps(advance))
@@ -93,10 +99,11 @@ def check(cfg: Any) -> dict[str, str]:
         cfg: a composed `conf/decide_check.yaml`.
     """
     from pnp.decider.check import check as check_decider
-    from pnp.runs.config import plain
+    from pnp.runs.config import plain, words
 
     config = plain(cfg)
-    decider, images, labels = _decider(config), _given(config, "images"), config["labels"]
+    words(config, "decider", "images", "out")
+    decider, images, labels = _decider(config), _given(config, "images"), _labels(config)
     if labels is None:
         raise UserError("labels= is not set: give a csv with file and label of the later images.")
     out = Path(config["out"])
@@ -115,9 +122,10 @@ def label(cfg: Any) -> Path:
         cfg: a composed `conf/decide_label.yaml`.
     """
     from pnp.decider.label import choose
-    from pnp.runs.config import plain
+    from pnp.runs.config import plain, words
 
     config = plain(cfg)
+    words(config, "decider", "images", "out")
     decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
     with bar("answers") as advance:
         lines = choose(
@@ -136,9 +144,12 @@ def plan(cfg: Any) -> list[Any]:
     from pnp.band.allowed import min_calibration_size
     from pnp.band.planning import Planned
     from pnp.band.planning import plan as planned
-    from pnp.runs.config import plain
+    from pnp.runs.config import plain, words
 
     config = plain(cfg)
+    words(config, "decider", "out")
+    if not isinstance(config["sizes"], list | None):
+        raise UserError(f"sizes={config['sizes']}: give a list of numbers, as in sizes=[300,1000].")
     decider = _decider(config) if config["decider"] else None
     levels, delta, method = (config["max_fp"], config["max_fn"]), config["delta"], config["method"]
     least = [min_calibration_size(level, delta, method) for level in levels]
@@ -183,6 +194,15 @@ def _given(config: dict[str, Any], key: str) -> str:
     if config[key] is None:
         raise UserError(f"{key}= is not set; see pnp-decide --help.")
     return str(config[key])
+
+
+def _labels(config: dict[str, Any]) -> str | list[str] | None:
+    """One or several files of labels; None where none is given."""
+    value = config["labels"]
+    if isinstance(value, dict | bool) or value == []:
+        raise UserError(f"labels={value}: give a csv, or several as labels=[A.csv,B.csv].")
+    several = isinstance(value, list)
+    return [str(file) for file in value] if several else None if value is None else str(value)
 
 
 def _decider(config: dict[str, Any]) -> "Decider":

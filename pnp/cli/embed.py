@@ -24,11 +24,12 @@ def embed(cfg: Any) -> list[Path]:
     from pnp.errors import whole
     from pnp.files import write_text
     from pnp.runs import encoders
-    from pnp.runs.config import plain
+    from pnp.runs.config import plain, words
     from pnp.runs.parts import placement
 
     config = plain(cfg)
-    out = Path(str(config["out"])).expanduser()
+    words(config, *encoders.KEYS, "images", "out")
+    out = Path(config["out"] or "").expanduser()
     embedding.kind(out)  # before anything is computed
     counts = [whole(key, config[key], least) for key, least in (("queries", 0), ("neighbours", 1))]
     if config["images"] is None:
@@ -36,7 +37,7 @@ def embed(cfg: Any) -> list[Path]:
     source = encoders.source(config)
     encoder = source.encoder.to(placement(config["accelerator"], "32-true", "")[0])
     with bar("features") as advance:
-        embedded = embedding.embed(encoder, str(config["images"]), by_steps(advance))
+        embedded = embedding.embed(encoder, config["images"], by_steps(advance))
     files = embedding.write(embedded, out)
     page = embedding.sheet(embedded, str(source.facts["encoder"]), *counts)
     if page is not None:

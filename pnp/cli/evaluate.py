@@ -25,10 +25,11 @@ def evaluate(cfg: Any) -> dict[str, float]:
 
     from pnp import files, plugins
     from pnp.cpu import keep_freed_memory
+    from pnp.errors import whole
     from pnp.evaluation import evaluate
     from pnp.results import Row
     from pnp.runs import directory, reopen
-    from pnp.runs.config import build, plain
+    from pnp.runs.config import build, mapping, plain, words
     from pnp.runs.finish import mark_finished, write_results
     from pnp.runs.hints import without_effect
     from pnp.runs.parts import placement
@@ -36,10 +37,13 @@ def evaluate(cfg: Any) -> dict[str, float]:
     keep_freed_memory()
     facts: dict[str, Any] = directory.provenance()
     config = plain(cfg)
+    words(config, "run", "ckpt", "backbone", "state_dict", "run_dir")
+    config["model"] = mapping("model", config["model"] or {})
     plugins.allow(config["plugins"])
     for sentence in without_effect(directory.overrides()).values():
         raise UserError(sentence)
-    source = _source(config)
+    source, further = _source(config), _datasets(config)
+    whole("seed", config["seed"], 0, 2**32 - 1)
     protocol = build(config["evaluation"], "evaluation")
     in_place = config["run"] and not config["run_dir"]
     folder = Path(str(config["run"])) if in_place else directory.run_directory(cfg)
@@ -67,7 +71,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
         return evaluate.evaluate_networks(where, networks, references, setting, protocol, main)
 
     rows = measure(subject, folder)
-    for name, options in _datasets(config).items():
+    for name, options in further.items():
         (folder / name).mkdir(exist_ok=True)
         more = measure(reopen.on_data(subject, name, options), folder / name)
         rows += [replace(row, data=name) for row in more]
@@ -100,12 +104,20 @@ def _source(config: dict[str, Any]) -> str:
 
 def _datasets(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The further data sets with their options; `probes` is an older name of `datasets`."""
+    from pnp.runs.config import mapping
+
     if config["probes"]:
         if config["datasets"]:
             raise UserError("probes is the older name of datasets: give datasets alone.")
         print("probes= is the older name of datasets=.", file=sys.stderr)
     datasets = config["datasets"] or config["probes"] or {}
-    return datasets if isinstance(datasets, dict) else {name: {} for name in datasets}
+    if isinstance(datasets, str):
+        datasets = [datasets]
+    if not isinstance(datasets, dict | list):
+        raise UserError(f"datasets={datasets}: give a list of names, as in datasets=[cifar10].")
+    if isinstance(datasets, list):
+        return {str(name): {} for name in datasets}
+    return {name: mapping(f"datasets.{name}", keys or {}) for name, keys in datasets.items()}
 
 
 def main() -> None:

@@ -22,9 +22,10 @@ def export(cfg: Any) -> Path:
             data other than the run's, or a folder that contains something else.
     """
     from pnp.export import hub
-    from pnp.runs.config import plain
+    from pnp.runs.config import plain, words
 
     config = plain(cfg)
+    words(config, "run", "ckpt", "decider", "network", "out", "license", "hub")
     given = [key for key in ("run", "ckpt", "decider") if config[key]]
     if len(given) != 1:
         raise UserError(
@@ -43,7 +44,7 @@ def export(cfg: Any) -> Path:
     from pnp.runs import directory, reopen
 
     file = directory.find_checkpoint(config[given[0]], given[0])
-    folder = Path(str(config["run"])) if config["run"] else None
+    folder = Path(config["run"]) if config["run"] else None
     out = Path(config["out"] or (folder / "export" if folder else f"{file.with_suffix('')}_export"))
     refuse_foreign(out)
     run = reopen.open_run(file)

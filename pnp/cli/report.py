@@ -65,6 +65,9 @@ def report(args: argparse.Namespace) -> tuple[Path, str]:
 
     dirs: list[Path] = args.dirs
     if len(dirs) == 1 and find_runs(dirs) == [dirs[0].resolve()]:
+        for key in ("by", "only", "baseline"):
+            if getattr(args, key):
+                raise UserError(f"--{key} goes with several runs; {dirs[0]} is one.")
         page = write_report(dirs[0], args.out / "report.html" if args.out else None, args.x)
         return page, f"{final_markdown(dirs[0])}\nwrote {page}"
     by = args.by.split(",") if args.by else None
@@ -88,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(publish(args.wandb))
             return
         page, text = report(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"pnp-report: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     print(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Int64
 from torch import Tensor
 
-from pnp.errors import UserError
+from pnp.errors import UserError, number
 
 PARTS = ("head", "validation", "calibration", "test")
 POSITIVE, NEGATIVE = ("1", "p", "true", "yes"), ("0", "notp", "¬p", "false", "no")
@@ -172,9 +172,7 @@ class Shares:
     def __post_init__(self) -> None:
         """Check that the parts leave something for the head."""
         for key in ("calibration", "validation", "test"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not 0 <= value < 1:
-                raise UserError(f"{key}={value!r}: give a share in [0, 1).")
+            number(key, getattr(self, key), 0, 1, open_high=True)
         total = self.calibration + self.validation + self.test
         if not self.calibration or not self.validation or total >= 0.95:
             raise UserError(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from pnp.errors import UserError
+from pnp.files import is_disk_full
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class Gaps(dict[str, str]):
         except Warning:  # python -W error asked for it
             raise
         except Exception as error:
+            if is_disk_full(error):  # nothing else can be written either
+                raise
             reason = str(error) if isinstance(error, UserError) else ""
             self.add(what, reason or f"{type(error).__name__}: {error}")
             return None

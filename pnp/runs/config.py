@@ -20,7 +20,7 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
-def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
+def build(node: object, where: str, **extra: Any) -> Any:
     """Call the `_target_` of a config node with the node's other keys and `extra`.
 
     Args:
@@ -32,7 +32,7 @@ def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
         UserError: a target that is not allowed, an argument it does not have, or one of the wrong
             type.
     """
-    values = dict(node)
+    values = mapping(where, node)
     target = values.pop("_target_", None)
     if not isinstance(target, str):
         raise UserError(f"{where}._target_={target!r} is missing: it names what to build.")
@@ -52,6 +52,30 @@ def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
     return function(**values)
 
 
+def mapping(where: str, node: object) -> dict[str, Any]:
+    """A copy of a section of keys.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(node, Mapping):
+        raise UserError(f"{where}={node!r}: expected a section of keys, as in {where}.KEY=VALUE.")
+    return dict(node)
+
+
+def words(config: dict[str, Any], *keys: str) -> None:
+    """Turn the values of keys that name something into text: a name of digits is a number in YAML.
+
+    Raises:
+        UserError: a list, a section or a switch.
+    """
+    for key in keys:
+        if isinstance(config[key], list | dict | bool):
+            raise UserError(f"{key}={config[key]}: give one name or path.")
+        if config[key] is not None:
+            config[key] = str(config[key])
+
+
 def plain(cfg: Any) -> dict[str, Any]:
     """A composed config as ordinary dicts and lists, resolved, without Hydra's own section."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -64,13 +88,13 @@ def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: s
     Raises:
         UserError: names the key, what was seen and what was expected.
     """
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+    given = inspect.signature(function).parameters
+    parameters = {k: p for k, p in given.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in given.values())
     subject = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(subject)
     for key, value in values.items():
-        if key not in parameters:
+        if key not in parameters and not open_ended:
             raise UserError(
                 f"{where}.{key} is unknown; choose from {', '.join(parameters)}."
                 f"{near(key, parameters).replace('mean ', f'mean {where}.')}"

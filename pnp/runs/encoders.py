@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from pnp.decider.decider import Decider
 
+KEYS = ("run", "ckpt", "encoder", "weights", "network")  # of `source`
 SPLITS = {
     "train": "head", "validation": "validation", "calibration": "calibration", "test": "test",
 }  # fmt: skip
@@ -143,6 +145,7 @@ def own_classes(
     if data is None:
         raise UserError("labels= is not set: an encoder without a run has no classes of its own.")
     asked = _concepts(concept, data)
+    meanings = _meanings(asked, data)
     targets = concept_targets(data, asked, seed=source.facts["seed"])
     split_parts = {
         part: part_of_set(
@@ -156,7 +159,8 @@ def own_classes(
         for split, part in SPLITS.items()
     }
     questions = []
-    for k, (name, meaning) in enumerate(zip(targets.names, _meanings(asked, data), strict=True)):
+    first = len(targets.names) - len(meanings)  # a concept that comes with the data stands before
+    for k, name, meaning in zip(count(first), targets.names[first:], meanings, strict=False):
         parts = {part: found[k] for part, found in split_parts.items()}
         seen = {h for part in ("head", "validation") for h in parts[part].hashes.tolist()}
         again = sum(h in seen for h in parts["calibration"].hashes.tolist())

@@ -61,6 +61,29 @@ def hints(config_name: str, arguments: Sequence[str]) -> list[str]:
     return lines
 
 
+def odd_option(arguments: Sequence[str]) -> str | None:
+    """Sentence about the first word that Hydra would answer with a traceback; None without one."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    for argument in arguments:
+        key, separator, _ = argument.lstrip("+").partition("=")
+        if separator and not key:
+            return f"{argument}: expected KEY=VALUE."
+        if not (separator and key.isidentifier() and (conf_dir() / key).is_dir()):
+            continue
+        try:
+            word = OverridesParser.create().parse_override(argument)
+        except HydraException:
+            continue  # it says that better
+        value = None if word.is_sweep_override() else word.value()
+        several = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str | dict | None) for one in several):
+            options = sorted(file.stem for file in (conf_dir() / key).glob("*.yaml"))
+            return f"{argument}: expected the name of an option: {', '.join(options)}."
+    return None
+
+
 def without_effect(words: Sequence[str]) -> dict[str, str]:
     """Keys that change nothing beside `run=` or `ckpt=` of pnp-evaluate, each with a sentence."""
     pairs = {key.lstrip("+~"): value for key, _, value in (w.partition("=") for w in words)}

@@ -17,10 +17,11 @@ from omegaconf import OmegaConf
 
 from pnp import console
 from pnp.errors import UserError
-from pnp.files import read_json, write_json
+from pnp.files import is_disk_full, read_json, write_json
 from pnp.keys import renamed
 from pnp.runs.config import conf_dir
 from pnp.runs.directory import is_multirun
+from pnp.runs.hints import hints, odd_option
 from pnp.runs.jobs import Busy, run_name
 from pnp.signals import STOPPING, Interrupted, Listener, requeue
 
@@ -73,6 +74,9 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
     # Argparse takes no flag between overrides; a stable sort brings -m to the front.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     sys.argv[1:] = _understood(sys.argv[1:])
+    if odd := odd_option(sys.argv[1:]):
+        complain(odd)
+        sys.exit(2)
     sys.argv[1:] = _run_dir_checked(config_name, sys.argv[1:])
     sys.argv[1:] = _named_by_what_varies(sys.argv[1:])
     status: Any = 0
@@ -81,11 +85,11 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
     except SystemExit as stop:
         if stop.code == 1 and not Sweep.stopped and not Task.called:
-            from pnp.runs.hints import hints
-
+            status = 2
             for line in hints(config_name, sys.argv[1:]):
                 complain(line)
-        status = stop.code
+        else:
+            status = stop.code
     except KeyboardInterrupt:
         status = 130
     except Exception:
@@ -220,14 +224,26 @@ class Task:
         if text is None:
             file.unlink(missing_ok=True)
         else:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, [list(job.overrides.task), text])
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, [list(job.overrides.task), text])
+            except OSError as error:  # the next job could not write either
+                complain(f"{text}\n{_message(error)}")
+                sys.exit(2)
+
+
+FULL = (
+    "the disk is full: nothing more can be written. What was there before is whole. Make space and "
+    "give the same command again; pnp-train goes on with resume=auto."
+)
 
 
 def _message(error: Exception) -> str | None:
     """Message for a user's mistake; None for a fault of the program."""
     if isinstance(error, UserError):
         return str(error)
+    if is_disk_full(error):
+        return FULL
     if isinstance(error, RuntimeError) and " by peer" in str(error):  # gloo's words
         return (
             "the connection to another process of this run broke: it was killed (out of memory?) "
@@ -242,8 +258,9 @@ def _message(error: Exception) -> str | None:
         return "cannot write a checkpoint: is the disk full? resume=auto goes on from the last one."
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more; resume=auto goes on from the last checkpoint."
-    if isinstance(error, OSError) and (error.filename or error.strerror):
-        return f"cannot read or write {error.filename or 'the run directory'}: {error.strerror}."
+    if isinstance(error, OSError):
+        place = error.filename or "the run directory"
+        return f"cannot read or write {place}: {error.strerror or error}."
     return None
 
 

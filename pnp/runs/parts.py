@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pnp import auto
-from pnp.errors import UserError, choice, whole
+from pnp.errors import UserError, choice, number, whole
 from pnp.keys import upgrade
 from pnp.results import of_student
-from pnp.runs.config import build, check_call
+from pnp.runs.config import build, check_call, mapping
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +48,18 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
     data = build(config["data"], "data")
     views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
     model = {**config["model"], "in_channels": data.channels, "image_size": data.size}
-    mlp = {**model.pop("projector"), **(method.pop("projector", None) or {})}
+    mlp = mapping("model.projector", model.pop("projector", None))
+    mlp |= mapping("method.projector", method.pop("projector", None) or {})
     check_call(backbone, model, "model")
     net = backbone(**model)
     check_call(projector, {"dim": net.dim, **mlp}, "model.projector")
     initial = deepcopy(net)
     on_top = method.pop("head", None)
+    if on_top is not None:
+        check_call(head, {"dim": net.dim, **mapping("method.head", on_top)}, "method.head")
     data.global_batch = method.pop("global_batch", None)
+    if data.global_batch is not None:
+        whole("method.global_batch", data.global_batch, 2)
     last = choice("method.channels_last", method["channels_last"], (True, False, "auto"))
     module = build(
         method,
@@ -102,6 +107,8 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
             whole(f"trainer.{key}", options[key], least)
         if options[key] == 0:
             raise UserError(f"trainer.{key}=0 trains nothing: give 1 or more, or -1 for no limit.")
+    if options.get("gradient_clip_val") is not None:
+        number("trainer.gradient_clip_val", options["gradient_clip_val"], 0)
     options["accelerator"], options["precision"] = hardware(
         options["accelerator"], options["precision"]
     )

@@ -54,6 +54,11 @@ def check(trainer: Mapping[str, object], multirun: bool) -> None:
         # A shell of salloc, whatever its name: Lightning knows one by these names only.
         os.environ["SLURM_JOB_NAME"] = "interactive"
     _, world = started_outside()
+    if isinstance(nodes, int) and nodes > 1 and world == 1 and "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={nodes}, but nothing says where the others are: start it on every "
+            "node with torchrun --nnodes or srun."
+        )
     several = world > 1 or (isinstance(devices, int) and devices > 1)
     if multirun and several:
         raise UserError(

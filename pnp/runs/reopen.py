@@ -18,7 +18,7 @@ from pnp.export.encoder import Encoder
 from pnp.method import SelfSupervised
 from pnp.results import better
 from pnp.runs import directory
-from pnp.runs.config import build, conf_dir, plain
+from pnp.runs.config import build, check_call, conf_dir, plain
 from pnp.runs.parts import parts
 from pnp.views import Views
 
@@ -85,6 +85,7 @@ def from_backbone(config: Mapping[str, Any]) -> Subject:
         network: nn.Module = Pixels()
     else:
         options["name"] = options.get("name", "small_cnn") if name == "random" else name
+        check_call(backbone, options, "model")
         network = backbone(**options, pretrained=config["pretrained"])
     if config["state_dict"]:
         weights.load(network, Path(str(config["state_dict"])), partial=config["partial"])
