@@ -87,9 +87,10 @@ docs: .venv/.ready  ## the documentation site: build/site/index.html
 	@echo "build/site/index.html"
 
 # What a user gets from an installed wheel, in an environment and a folder that know no checkout.
-wheel-test: .venv/.ready  ## build the wheel, install it elsewhere, run it from an empty folder
+wheel-test: .venv/.ready  ## build sdist and wheel, check them, install and run the wheel in an empty folder
 	rm -rf build/wheel && mkdir -p build/wheel/empty
-	$(UV) build -q --wheel --out-dir build/wheel --python $(BIN)/python .
+	$(UV) build -q --out-dir build/wheel --python $(BIN)/python .
+	$(UV) tool run -q twine check --strict build/wheel/*.whl build/wheel/*.tar.gz
 	$(UV) venv -q --python $(BIN)/python build/wheel/venv
 	$(UV) pip sync -q --python build/wheel/venv/bin/python requirements.lock
 	$(UV) pip install -q --python build/wheel/venv/bin/python --no-deps build/wheel/*.whl

@@ -55,10 +55,10 @@ def flip_hint(classes: Sequence[str]) -> str | None:
     """Advice where mirrored images are others: classes that are single digits or letters.
 
     >>> flip_hint(["0", "1", "7"]), flip_hint(["cat", "dog"])
-    ('classes are single characters, which mirrored are others: views.flip=0 leaves them', None)
+    ('classes are single characters: if the images show them, views.flip=0 mirrors none', None)
     """
     if len(classes) > 1 and all(len(name) == 1 and name.isalnum() for name in classes):
-        return "classes are single characters, which mirrored are others: views.flip=0 leaves them"
+        return "classes are single characters: if the images show them, views.flip=0 mirrors none"
     return None
 
 
