@@ -187,9 +187,9 @@ def band_silence(rows: Sequence[Row], budgets: Budgets) -> str:
     of = "" if len(silent) == len(allowed) else f" of {len(silent)} of {len(allowed)} concepts"
     return (
         f"The certified bands{of} say nothing, whatever the network: {own:,.0f} calibration images "
-        f"are too few. A budget of {level:.3g} at delta {delta:g} needs {need:,} of them{each} "
-        f"for the first answer, and about {half:,} to use half of it; data.calibration sets their "
-        "number. The plug-in bands, which guarantee nothing, compare networks meanwhile."
+        f"are too few. A budget of {100 * level:.3g} % at delta {delta:g} needs {need:,} of them"
+        f"{each} for the first answer, and about {half:,} to use half of it; data.calibration sets "
+        "their number. The plug-in bands, which guarantee nothing, compare networks meanwhile."
     )
 
 
