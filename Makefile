@@ -8,7 +8,7 @@ ARGS ?=
 # Tests side by side; stragglers are handed over to whoever is free.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup train test test-all test-versions lint format ablation claims claim bench gpu docs wheel-test lock clean
+.PHONY: help setup train test test-all test-versions audit lint format ablation claims claim bench gpu docs wheel-test lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,7 +35,16 @@ test: .venv/.ready  ## the tests (under 10 minutes on 2 cores)
 
 test-all: .venv/.ready  ## the slow tests too, and the wheel
 	$(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
-	$(MAKE) --no-print-directory wheel-test
+	$(MAKE) --no-print-directory wheel-test audit
+
+# A pass is claimed only where every pinned version was looked up.
+audit:  ## known vulnerabilities of the pinned versions, where their database can be reached
+	@mkdir -p build; $(UV) tool run -q pip-audit -r requirements.lock --disable-pip --require-hashes \
+		--progress-spinner off >build/audit.txt 2>&1; status=$$?; \
+	if grep -q '^Found [0-9]* known' build/audit.txt; then cat build/audit.txt; exit 1; fi; \
+	if [ $$status != 0 ] || grep -q 'could not be audited' build/audit.txt; then \
+		echo "not audited: the database of vulnerabilities cannot be reached from here (build/audit.txt)"; \
+	else cat build/audit.txt; fi
 
 # By hand and at each release: the lowest versions of pyproject.toml and the newest, for each Python
 # there is; CONTRIBUTING.md has the table. Takes gigabytes and about half an hour a row.

@@ -84,7 +84,8 @@ def is_disk_full(error: BaseException | None) -> bool:
     while error is not None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         words = str(error).lower()
-        if full or "no space left" in words or "disk is full" in words:
+        # The last are NumPy's: "16 requested and 0 written".
+        if full or any(w in words for w in ("no space left", "disk is full", " requested and ")):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -147,7 +147,8 @@ def fit(module: nn.Module, state: Mapping[str, Any]) -> Fit:
         if v.shape != wanted[k].shape
     }
     # torch counts batches since 1.0; older files lack the counter.
-    missing = [k for k in wanted if k not in known and not k.endswith("num_batches_tracked")]
+    late = {k for k in wanted if k.endswith("num_batches_tracked") and k not in mine}
+    missing = [k for k in wanted if k not in known and k not in late]
     left = [k for k in mine if k not in wanted and not k.startswith(HEADS)]
     return Fit({k: v for k, v in known.items() if k not in shapes}, prefix, missing, shapes, left)
 

@@ -1,6 +1,7 @@
 """Trainer keys, backbones and surroundings: it works, or one message says what to do, in time."""
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -62,6 +63,27 @@ def test_a_backbone_of_timm_knows_its_width_or_is_refused_with_a_size_that_works
     for name in ("test_vit", "test_convnext", "test_byobnet"):
         net = backbone(f"timm:{name}", image_size=32)
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, net.dim)
+
+
+FAMILIES = (
+    "cait_xxs24_224", "coat_tiny", "convnext_atto", "crossvit_tiny_240", "deit_tiny_patch16_224",
+    "edgenext_xx_small", "efficientvit_b0", "eva02_tiny_patch14_224", "fasternet_t0", "gcvit_tiny",
+    "ghostnet_050", "hiera_tiny_224", "lcnet_050", "maxvit_pico_rw_256", "mobilevit_xxs",
+    "mvitv2_tiny", "nest_tiny", "nf_regnet_b0", "pit_xs_224", "pvt_v2_b0", "regnetx_004_tv",
+    "repghostnet_050", "starnet_s050", "swinv2_cr_tiny_224", "xcit_nano_12_p8_224",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_of_timm_give_features_or_name_a_size_at_which_they_do(name):
+    for channels, size in ((1, 28), (3, 32), (3, 64)):
+        try:
+            net = backbone(f"timm:{name}", in_channels=channels, image_size=size)
+        except UserError as error:
+            size = int(re.search(r"Use data.size=(\d+)", str(error))[1])
+            net = backbone(f"timm:{name}", in_channels=channels, image_size=size)
+        assert net(torch.zeros(2, channels, size, size)).shape == (2, net.dim)
 
 
 def test_a_shell_of_salloc_is_one_process_and_a_batch_script_is_told_what_to_type(monkeypatch):
@@ -202,9 +224,10 @@ def test_a_full_disk_is_one_message_whoever_wrote():
         OSError(122, "Disk quota exceeded"),
         SafetensorError("I/O error: No space left on device (os error 28)"),
         RuntimeError("(sqlite3.OperationalError) database or disk is full"),
+        OSError("16 requested and 0 written"),
         wrapped,
     ):
         assert "the disk is full" in str(launch._message(error))
         with pytest.raises(type(error)):  # no gap: nothing else can be written either
             Gaps().attempt("the report", lambda error=error: (_ for _ in ()).throw(error))
-    assert "16 requested" in str(launch._message(OSError("16 requested and 0 written")))
+    assert "odd" in str(launch._message(OSError("odd")))

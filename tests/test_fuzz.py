@@ -2,7 +2,9 @@
 
 import json
 import random
+import shutil
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from pnp.cli import decide
 from pnp.cli.embed import embed
 from pnp.cli.evaluate import evaluate
 from pnp.cli.export import export
+from pnp.cli.train import train
 from pnp.data.files import decode_each
 from pnp.decider.images import Reader
 from pnp.errors import UserError
@@ -116,6 +119,23 @@ def reports(draw, compose, folder):
     write_report(folder)
 
 
+def runs(draw, compose, folder):
+    """A run whose checkpoint has an odd entry is resumed or refused."""
+    run = folder / str(draw.random())
+    shutil.copytree(Path(__file__).parent / "fixtures" / "v0.1" / "stopped", run)
+    file = run / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    place = draw.choice((checkpoint, checkpoint["state_dict"], checkpoint["config"]))
+    odd = (None, -1, "x", [], {}, {"a": [1]}, torch.ones(1, 2), float("nan"))
+    place[draw.choice(list(place))] = draw.choice(odd)
+    if draw.random() < 0.3:
+        del place[draw.choice(list(place))]
+    torch.save(checkpoint, file)
+    config = keys.upgrade(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
+    config["evaluation"]["test"] = draw.random() < 0.1
+    train(OmegaConf.create(config | {"run_dir": str(run), "resume": "auto"}))
+
+
 # Found by fuzzing.
 REFUSED = (
     ("method.head=3", r"method.head=3: expected a section of keys"),
@@ -177,7 +197,7 @@ def test_budgets_that_no_data_can_prove_have_a_number_all_the_same():
     assert min_calibration_size(1e-30) > 10**30
 
 
-KINDS = (pictures, checkpoints, scores, reports, overrides)
+KINDS = (pictures, checkpoints, scores, reports, overrides, runs)
 
 
 def run(kind, seed, compose, folder):
@@ -194,7 +214,7 @@ def run(kind, seed, compose, folder):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_odd_input_ends_in_success_or_a_message(kind, compose, tmp_path):
-    for seed in range(12):
+    for seed in range(2 if kind is runs else 12):
         run(kind, seed, compose, tmp_path)
 
 
@@ -203,5 +223,5 @@ def test_odd_input_ends_in_success_or_a_message(kind, compose, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_thousand_odd_inputs_end_in_success_or_a_message(kind, compose, tmp_path):
-    for seed in range(12, 212):
+    for seed in range(12, 62 if kind is runs else 212):
         run(kind, seed, compose, tmp_path)

@@ -172,7 +172,9 @@ def plan(cfg: Any) -> list[Any]:
     if config["out"]:
         from pnp.files import write_csv
 
-        write_csv(Path(config["out"]), [Planned._fields, *rows])
+        out = Path(config["out"])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(out, [Planned._fields, *rows])
     return rows
 
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 # A run goes on with larger ones: its schedule is then that of the longer run.
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
-# Entries of every checkpoint, and those that a resumed run needs beside them.
-STATE = ("state_dict", "config", "global_step")
-PROGRESS = ("epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+# Entries of every checkpoint, those that a resumed run needs beside them, and their types.
+STATE = {"state_dict": dict, "config": dict, "global_step": int}
+PROGRESS = {
+    "epoch": int, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list,
+}  # fmt: skip
 
 
 def run_directory(cfg: Any) -> Path:
@@ -191,11 +193,12 @@ def load_checkpoint(file: Path, config: dict[str, Any] | None = None) -> dict[st
         checkpoint = weights.read(file, "checkpoint")
     except UserError as error:
         raise UserError(f"{error} It is not a checkpoint of pnp-train.") from error
-    needed = STATE if config is None else (*STATE, *PROGRESS)
-    lacking = [key for key in needed if not isinstance(checkpoint, dict) or key not in checkpoint]
-    if lacking or not isinstance(checkpoint["config"], dict):
+    entries = checkpoint if isinstance(checkpoint, dict) else {}
+    needed = STATE if config is None else STATE | PROGRESS
+    lacking = [key for key, kind in needed.items() if not isinstance(entries.get(key), kind)]
+    if lacking:
         raise UserError(
-            f"{file} is not a checkpoint of pnp-train: it lacks {', '.join(lacking) or 'config'}. "
+            f"{file} is not a checkpoint of pnp-train: it lacks {', '.join(lacking)}. "
             "Weights alone are evaluated with pnp-evaluate backbone=NAME state_dict=FILE."
         )
     checkpoint["config"] = upgrade(checkpoint["config"])

@@ -12,7 +12,7 @@ from torch import nn
 from pnp import __version__, files, weights
 from pnp.backbones import SMALL_IMAGE, backbone
 from pnp.data import DataModule
-from pnp.errors import UserError, choice
+from pnp.errors import UserError, choice, whole
 from pnp.evaluation.evaluate import Pixels
 from pnp.export.encoder import Encoder
 from pnp.method import SelfSupervised
@@ -21,6 +21,8 @@ from pnp.runs import directory
 from pnp.runs.config import build, check_call, conf_dir, plain
 from pnp.runs.parts import parts
 from pnp.views import Views
+
+SECTIONS = ("data", "views", "model", "method", "objective", "optim")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ def open_run(file: Path) -> Run:
     """
     checkpoint = directory.load_checkpoint(file)
     config = checkpoint["config"]
-    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    if lacking := [key for key in ("seed", *SECTIONS) if key not in config]:
+        raise UserError(f"{file} is no checkpoint of pnp-train: its config lacks {lacking[0]}.")
+    lightning.seed_everything(whole("seed", config["seed"], 0), workers=True, verbose=False)
     data, module, untrained = parts(config)
     directory.check_splits(file, checkpoint, data.split_record(), data.root)
     found = weights.fit(module, checkpoint["state_dict"])

@@ -18,6 +18,7 @@ from pnp import auto, files, weights
 from pnp.cpu import keep_freed_memory
 from pnp.data.describe import describe, flip_hint
 from pnp.distributed import leave_at_exit
+from pnp.errors import UserError
 from pnp.evaluation import evaluate
 from pnp.loggers import trackers
 from pnp.loggers.wandb import WandbLog
@@ -58,8 +59,10 @@ def fit(
     data, module, untrained = parts(config)
     evaluate.band_targets(data, build(config["evaluation"], "evaluation"))  # mistakes come early
     trainer = build_trainer(config, folder, data)
+    began = LambdaCallback(on_train_start=lambda *_: restored.append(True))
+    restored = list[bool]()
     timer = Timer(verbose=False)  # its state is in the checkpoints: a resumed run goes on counting
-    trainer.callbacks.extend([timer, *callbacks])  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.callbacks.extend([timer, began, *callbacks])  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
     if checkpoint:
         saved = directory.load_checkpoint(checkpoint, config)
@@ -80,7 +83,15 @@ def fit(
     try:
         with warnings.catch_warnings():
             ignore_known_warnings()
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            try:
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                if checkpoint is None or restored or isinstance(error, UserError):
+                    raise
+                raise UserError(
+                    f"{checkpoint} cannot be resumed, it was changed or damaged "
+                    f"({type(error).__name__}: {error}). resume=false starts anew."
+                ) from error
         facts = {
             **facts,
             "training_seconds": round(timer.time_elapsed(), 1),
