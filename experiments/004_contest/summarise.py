@@ -2,7 +2,7 @@
 
 Tuning: the best arm of each method. Finals and equal seconds: mean ± half of the 95 % t-interval of
 each method, and P¬P minus the best rival of each column, paired by seed, Bonferroni-corrected for
-the number of rivals. Nothing is printed of what has not been run.
+the 8 rivals of the rule, however many of them have run. Nothing is printed of what has not been run.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy.stats import t
 
+RIVALS = 8  # of the rule
 FILE = Path(__file__).parent / "results.jsonl"
 COLUMNS = {
     "test/knn/student": ("20-NN", 1),
@@ -95,7 +96,7 @@ def contest(runs: Runs, data: str) -> str:
         best = max(means, key=lambda method: means[method])
         pairs = zip(values("pnp", key, seeds), values(best, key, seeds), strict=True)
         gaps = [a - b for a, b in pairs]
-        wide = half(gaps, 1 - 0.05 / len(rivals))
+        wide = half(gaps, 1 - 0.05 / RIVALS)
         mean = statistics.fmean(gaps)
         verdict = "" if abs(mean) <= wide else (" ahead" if mean * sign > 0 else " behind")
         last.append(f"{mean:+.4f} ± {wide:.4f} ({best}){verdict}")
