@@ -2,7 +2,7 @@
 
 Tuning: the best arm of each method. Finals and equal seconds: mean ± half of the 95 % t-interval of
 each method, and P¬P minus the best rival of each column, paired by seed, Bonferroni-corrected for
-the 8 rivals of the rule, however many of them have run. Nothing is printed of what has not been run.
+the 8 rivals of the rule, however many have run. Nothing is printed of what has not been run.
 """
 
 import json
