@@ -15,7 +15,7 @@ from pnp.cli.report import main
 from pnp.errors import UserError
 from pnp.report import Comparison, compare_runs, find_runs, read_run
 from pnp.report.groups import baseline_group, group_runs
-from pnp.report.table import Cell, cells, differences, numbers
+from pnp.report.table import Cell, difference
 
 SWEEP = Path(__file__).parent / "fixtures" / "v0.1" / "sweep"
 
@@ -40,7 +40,7 @@ def test_differences_are_paired_by_seed(tmp_path):
             value = shift[objective] + [0.0, 0.05, -0.4, 0.2][seed]
             (path / "metrics.json").write_text(json.dumps({"test/knn/teacher": value}))
     groups = group_runs([read_run(path) for path in find_runs([tmp_path])])
-    cell = cells(differences(numbers(groups, ["test/knn/teacher"]), 0))[1]["test/knn/teacher"]
+    cell = difference(groups[1], groups[0], "test/knn/teacher")
     assert (cell.n, cell.mean) == (2, pytest.approx(-0.2))
     assert cell.std == pytest.approx(0, abs=1e-12)  # the seeds' own spread has cancelled
     made = compare_runs([tmp_path], baseline="objective=full")

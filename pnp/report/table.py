@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
@@ -116,41 +115,25 @@ def table_columns(runs: Sequence[Run], tuned: Sequence[str] = ()) -> list[Column
     return list(columns.values())
 
 
-def numbers(groups: Sequence[Group], keys: Iterable[str]) -> pd.DataFrame:
-    """Numbers of the finished runs: rows by (group, pair), a column for each key.
-
-    NaN stands for a number that a run lacks, inf for one that is not finite.
-    """
-    runs = [(i, pair, run) for i, g in enumerate(groups) for pair, run in g.finished.items()]
-    index = pd.MultiIndex.from_tuples(
-        [(i, "\n".join(pair)) for i, pair, _ in runs], names=["group", "pair"]
-    )
-    columns = list(dict.fromkeys(keys))
-    values = [[_number(run, key) for key in columns] for _, _, run in runs]
-    return pd.DataFrame(values, index=index, columns=columns, dtype=float)
-
-
-def _number(run: Run, key: str) -> float:
+def value_of(run: Run, key: str) -> float:
+    """A number of a run: NaN where it lacks it, inf where it is not finite."""
     found = logged_best(run.numbers, key)
     return math.nan if found is None else found[1] if math.isfinite(found[1]) else math.inf
 
 
-def cells(values: pd.DataFrame) -> dict[int, dict[str, Cell | None]]:
-    """The cells of the table by group and key."""
-    return {
-        int(str(group)): {str(k): Cell.over(v) for k, v in part.to_dict("list").items()}
-        for group, part in values.groupby(level="group", sort=False)
-    }
+def cell(group: Group, key: str) -> Cell | None:
+    """A number over the finished runs of a group."""
+    return Cell.over(value_of(run, key) for run in group.finished.values())
 
 
-def differences(values: pd.DataFrame, baseline: int) -> pd.DataFrame:
-    """Every run's numbers minus those of the baseline's run that it is paired with."""
-    if baseline not in values.index.get_level_values("group"):
-        return values.iloc[:0]
-    own = values.drop(index=baseline, level="group")
-    pairs = own.index.get_level_values("pair")
-    theirs = values.loc[baseline].reindex(pairs).set_axis(own.index)
-    return own.sub(theirs).mask(np.isinf(own) & np.isinf(theirs), np.inf)
+def difference(group: Group, baseline: Group, key: str) -> Cell | None:
+    """A number over the runs of a group, minus that of the baseline's run each is paired with."""
+    pairs = [
+        (value_of(run, key), value_of(baseline.finished[pair], key))
+        for pair, run in group.finished.items()
+        if pair in baseline.finished
+    ]
+    return Cell.over(math.inf if a == b == math.inf else a - b for a, b in pairs)
 
 
 @dataclass(frozen=True)
@@ -202,14 +185,12 @@ class Table:
 
     def rows(self) -> list[list[Cell | None]]:
         """The cells of every group."""
-        table = cells(self._numbers())
-        keys = [column.key for column in self.columns]
-        return [[table.get(i, {}).get(key) for key in keys] for i in range(len(self.groups))]
+        return [[cell(group, column.key) for column in self.columns] for group in self.groups]
 
     def paired(self) -> list[tuple[Group, list[Cell | None]]]:
         """Paired differences: every other group that shares a pair with the baseline."""
-        table = cells(differences(self._numbers(), self.groups.index(self.baseline)))
-        rows = [(self.groups[i], list(row.values())) for i, row in table.items()]
+        others = [group for group in self.groups if group is not self.baseline]
+        rows = [(g, [difference(g, self.baseline, c.key) for c in self.columns]) for g in others]
         return [(group, row) for group, row in rows if any(row)]
 
     def references(self) -> list[tuple[str, list[Cell | None]]]:
@@ -223,7 +204,7 @@ class Table:
         rows = []
         for owner in REFERENCES:
             keys = [replace(c.row, owner=owner).key if c.row else "" for c in self.columns]
-            values = [[_number(run, key) for run in by_seed.values()] for key in keys]
+            values = [[value_of(run, key) for run in by_seed.values()] for key in keys]
             if any(row := list(map(Cell.over, values))):
                 rows.append((OWNERS[owner], row))
         return rows
@@ -281,13 +262,12 @@ class Table:
         keys |= dict.fromkeys(f"last/{k}" for k in logged if k.startswith(SECTIONS_IN_CSV))
         header = ["group", *self.groups[0].values, "n", "seeds", "unfinished", "alarms"]
         header += [f"{key}{suffix}" for key in keys for suffix in ("", "/std", "/half95", "/n")]
-        table = cells(numbers(self.groups, keys))
         rows = []
-        for i, group in enumerate(self.groups):
+        for group in self.groups:
             row: list[Any] = [group.label, *group.values.values(), group.n, group.seeds]
             row += [len(group.unfinished), alarm_text(group)]
             for key in keys:
-                c = table.get(i, {}).get(key)
+                c = cell(group, key)
                 # An empty cell means "none": a mean that is not a number is written as a word.
                 row += [str(c.mean), c.std, c.half, c.n] if c else [None, None, None, 0]
             rows.append(row)
@@ -298,9 +278,6 @@ class Table:
 
     def _texts(self, row: Sequence[Cell | None], n: int) -> list[str]:
         return [c.text(n) if c else "–" for c in (row[i] for i in self.shown)]
-
-    def _numbers(self) -> pd.DataFrame:
-        return numbers(self.groups, [column.key for column in self.columns])
 
 
 def alarm_text(group: Group) -> str:
