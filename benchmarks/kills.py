@@ -41,7 +41,7 @@ import yaml
 # Imports once, then forks for each command: a line of JSON starts one, another line awaits it.
 STARTER = """
 import importlib, json, os, sys, traceback
-import lightning, pnp.evaluation.evaluate, pnp.method, pnp.report, pnp.callbacks.progress
+import lightning, pnp.evaluation.evaluate, pnp.method, pnp.report.single, pnp.callbacks.progress
 import pnp.callbacks.guard, pnp.callbacks.checkpoints, pnp.callbacks.monitor
 import pnp.objectives, pnp.optim, pnp.views, pnp.data, pnp.evaluation.concept_bands
 import pnp.runs.training, pnp.runs.launch, optuna, alembic, sqlalchemy

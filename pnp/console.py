@@ -4,6 +4,8 @@ import codecs
 import io
 import sys
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # Plain words for what this program prints beyond ASCII.
 PLAIN = {
@@ -19,6 +21,30 @@ def fall_back() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
+
+
+@contextmanager
+def bar(
+    title: str, total: int, done: int = 0, *, quiet: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, where that is a terminal; gives `advance(count)`."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    quiet = quiet or not console.is_terminal
+    with Progress(*columns, *times, console=console, disable=quiet, transient=True) as progress:
+        task = progress.add_task(title, total=total, completed=done)
+        yield lambda count: progress.advance(task, count)
 
 
 def printable(name: str) -> str:

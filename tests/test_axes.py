@@ -9,7 +9,9 @@ from pnp.cli.report import main
 from pnp.errors import UserError
 from pnp.files import read_csv
 from pnp.loggers.csv import CSVLog
-from pnp.report import compare_runs, read_run, write_report
+from pnp.report.compare import compare_runs
+from pnp.report.reading import read_run
+from pnp.report.single import write_report
 
 ROWS = "0,0,2.0,,\n10,0,1.0,0.9,0.3\n20,1,0.5,0.4,0.45\n"
 

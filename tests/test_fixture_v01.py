@@ -67,7 +67,7 @@ def test_a_finished_run_is_evaluated_to_the_same_numbers(finished):
 
 
 def test_a_finished_run_is_reported(finished):
-    from pnp.report import write_report
+    from pnp.report.single import write_report
 
     assert write_report(finished).stat().st_size > 0
 

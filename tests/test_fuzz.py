@@ -25,7 +25,7 @@ from pnp.data.files import decode_each
 from pnp.decider.images import Reader
 from pnp.errors import UserError
 from pnp.files import flatten
-from pnp.report import write_report
+from pnp.report.single import write_report
 from pnp.runs import launch
 from pnp.runs.config import build, plain
 from pnp.runs.parts import build_trainer, parts

@@ -16,7 +16,7 @@ from pnp.data import DataModule
 from pnp.decider.images import Reader
 from pnp.errors import UserError
 from pnp.export import encoder
-from pnp.report import write_report
+from pnp.report.single import write_report
 from pnp.runs.config import build
 from pnp.runs.directory import load_checkpoint, saved_config
 

@@ -18,10 +18,11 @@ from pnp.band import allowed_errors, min_calibration_size, plan
 from pnp.band.inputs import Budgets
 from pnp.cli.report import main
 from pnp.errors import UserError
-from pnp.report import compare_runs, read_run, write_report
 from pnp.report.charts import summarise
+from pnp.report.compare import compare_runs
 from pnp.report.multiples import draw
-from pnp.report.single import band_silence, reasons, summary
+from pnp.report.reading import read_run
+from pnp.report.single import band_silence, reasons, summary, write_report
 from pnp.results import Row
 
 PIXEL = bytes.fromhex(

@@ -13,8 +13,9 @@ from report_runs import FINAL, make_run, make_sweep, write
 
 from pnp.cli.report import main
 from pnp.errors import UserError
-from pnp.report import Comparison, compare_runs, find_runs, read_run
+from pnp.report.compare import Comparison, compare_runs
 from pnp.report.groups import baseline_group, group_runs
+from pnp.report.reading import find_runs, read_run
 from pnp.report.table import Cell, difference
 
 SWEEP = Path(__file__).parent / "fixtures" / "v0.1" / "sweep"

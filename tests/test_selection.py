@@ -5,7 +5,7 @@ import pytest
 from report_runs import make_run
 from scipy.stats import spearmanr
 
-from pnp.report import compare_runs
+from pnp.report.compare import compare_runs
 from pnp.report.selection import LEAST, audit, rank_agreement
 
 

@@ -1,8 +1,7 @@
 """`pnp-decide`: fit, apply, label, check and plan deciders: P, ¬P or uncertain for any images."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +54,13 @@ def fit(cfg: Any) -> Path:
     if config["out"] and not isinstance(config["concept"], list | dict):
         folder.refuse_foreign(Path(config["out"]))  # before the features are computed
     source = encoders.source(config)
-    with bar("features") as advance:
-        if config["labels"] is None:
-            for key in ("images", "groups"):
-                if config[key] is not None:
-                    raise UserError(f"{key}= is given without labels=FILE.csv: what is P?")
-            questions = encoders.own_classes(source, config["concept"], advance)
-        else:
-            questions = encoders.own_images(source, config, _given(config, "images"), advance)
+    if config["labels"] is None:
+        for key in ("images", "groups"):
+            if config[key] is not None:
+                raise UserError(f"{key}= is given without labels=FILE.csv: what is P?")
+        questions = encoders.own_classes(source, config["concept"])
+    else:
+        questions = encoders.own_images(source, config, _given(config, "images"))
     shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
     out = Path(config["out"] or base / ("deciders" if questions[1:] else "decider"))
     for place, decider in encoders.write(source, questions, budgets, shares, out).items():
@@ -82,8 +80,7 @@ def apply(cfg: Any) -> int:
     config = plain(cfg)
     words(config, "decider", "images", "out")
     decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
-    with bar("answers") as advance:
-        judged, text = apply_decider(decider, images, out, by_steps(advance))
+    judged, text = apply_decider(decider, images, out)
     for name, reason in judged.failed[:5]:
         print(f"unreadable: {name}: {reason}", file=sys.stderr)
     for warning in decider.facts["warnings"]:
@@ -107,10 +104,7 @@ def check(cfg: Any) -> dict[str, str]:
     if labels is None:
         raise UserError("labels= is not set: give a csv with file and label of the later images.")
     out = Path(config["out"])
-    with bar("answers") as advance:
-        states, lines = check_decider(
-            decider, images, labels, config["alpha"], out, by_steps(advance)
-        )
+    states, lines = check_decider(decider, images, labels, config["alpha"], out)
     print("\n".join([*lines, f"wrote {out / 'check.csv'}"]))
     return states
 
@@ -127,10 +121,7 @@ def label(cfg: Any) -> Path:
     config = plain(cfg)
     words(config, "decider", "images", "out")
     decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
-    with bar("answers") as advance:
-        lines = choose(
-            decider, images, config["n"], config["random"], config["seed"], out, by_steps(advance)
-        )
+    lines = choose(decider, images, config["n"], config["random"], config["seed"], out)
     print("\n".join([*lines, f"wrote {out / 'to_label.csv'} and {out / 'to_label.html'}"]))
     return out / "to_label.csv"
 
@@ -211,38 +202,6 @@ def _decider(config: dict[str, Any]) -> "Decider":
     from pnp.decider.folder import read
 
     return read(_given(config, "decider"))
-
-
-@contextmanager
-def bar(title: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, on a terminal: `advance(done)`, `advance(done, total=…)`."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    quiet = not console.is_terminal
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=quiet
-    ) as bar:
-        task = bar.add_task(title, total=None)
-
-        def advance(done: int, **more: Any) -> None:
-            bar.update(task, advance=done, **more)
-
-        yield advance
-
-
-def by_steps(advance: Callable[..., None]) -> Callable[[int, int], None]:
-    """A counter of totals for a bar that advances by steps."""
-    before = 0
-
-    def told(done: int, total: int) -> None:
-        nonlocal before
-        advance(done - before, total=total)
-        before = done
-
-    return told
 
 
 def _run_apply(cfg: Any) -> None:

@@ -19,7 +19,6 @@ def embed(cfg: Any) -> list[Path]:
     Raises:
         UserError: no encoder, no images, or a table of an unknown kind.
     """
-    from pnp.cli.decide import bar, by_steps
     from pnp.decider import embed as embedding
     from pnp.errors import whole
     from pnp.files import write_text
@@ -36,8 +35,7 @@ def embed(cfg: Any) -> list[Path]:
         raise UserError("images= is not set: give a folder of images.")
     source = encoders.source(config)
     encoder = source.encoder.to(placement(config["accelerator"], "32-true", "")[0])
-    with bar("features") as advance:
-        embedded = embedding.embed(encoder, config["images"], by_steps(advance))
+    embedded = embedding.embed(encoder, config["images"])
     files = embedding.write(embedded, out)
     page = embedding.sheet(embedded, str(source.facts["encoder"]), *counts)
     if page is not None:

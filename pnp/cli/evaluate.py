@@ -29,7 +29,7 @@ def evaluate(cfg: Any) -> dict[str, float]:
     from pnp.evaluation import evaluate
     from pnp.results import Row
     from pnp.runs import directory, reopen
-    from pnp.runs.config import build, mapping, plain, words
+    from pnp.runs.config import build, mapping, only_one, plain, words
     from pnp.runs.finish import mark_finished, write_results
     from pnp.runs.hints import without_effect
     from pnp.runs.parts import placement
@@ -42,7 +42,8 @@ def evaluate(cfg: Any) -> dict[str, float]:
     plugins.allow(config["plugins"])
     for sentence in without_effect(directory.overrides()).values():
         raise UserError(sentence)
-    source, further = _source(config), _datasets(config)
+    source = only_one(config, run="DIR", ckpt="FILE", backbone="NAME")
+    further = _datasets(config)
     whole("seed", config["seed"], 0, 2**32 - 1)
     protocol = build(config["evaluation"], "evaluation")
     in_place = config["run"] and not config["run_dir"]
@@ -89,17 +90,6 @@ def evaluate(cfg: Any) -> dict[str, float]:
     metrics = write_results(folder, rows, facts, protocol)
     mark_finished(folder)
     return metrics
-
-
-def _source(config: dict[str, Any]) -> str:
-    """The one key that names the networks: run, ckpt or backbone."""
-    given = [key for key in ("run", "ckpt", "backbone") if config[key]]
-    if len(given) != 1:
-        raise UserError(
-            "give exactly one of run=DIR, ckpt=FILE, backbone=NAME; got "
-            f"{', '.join(given) or 'none'}."
-        )
-    return given[0]
 
 
 def _datasets(config: dict[str, Any]) -> dict[str, dict[str, Any]]:

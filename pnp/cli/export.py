@@ -22,28 +22,23 @@ def export(cfg: Any) -> Path:
             data other than the run's, or a folder that contains something else.
     """
     from pnp.export import hub
-    from pnp.runs.config import plain, words
+    from pnp.runs.config import only_one, plain, words
 
     config = plain(cfg)
     words(config, "run", "ckpt", "decider", "network", "out", "license", "hub")
-    given = [key for key in ("run", "ckpt", "decider") if config[key]]
-    if len(given) != 1:
-        raise UserError(
-            "give exactly one of run=DIR, ckpt=FILE, decider=DIR; got "
-            f"{' and '.join(given) or 'none'}."
-        )
+    source = only_one(config, run="DIR", ckpt="FILE", decider="DIR")
     from pnp import files, plugins
     from pnp.export import card
 
     plugins.allow(config["plugins"])
     if config["hub"] is not None:
         hub.check_name(str(config["hub"]))
-    if given == ["decider"]:
+    if source == "decider":
         return _share_decider(config)
     from pnp.export.folder import refuse_foreign, save
     from pnp.runs import directory, reopen
 
-    file = directory.find_checkpoint(config[given[0]], given[0])
+    file = directory.find_checkpoint(config[source], source)
     folder = Path(config["run"]) if config["run"] else None
     out = Path(config["out"] or (folder / "export" if folder else f"{file.with_suffix('')}_export"))
     refuse_foreign(out)

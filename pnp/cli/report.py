@@ -60,8 +60,9 @@ def report(args: argparse.Namespace) -> tuple[Path, str]:
     Raises:
         UserError: no run found, or a file that cannot be read or written; the message names it.
     """
-    from pnp.report import compare_runs, find_runs, write_report
-    from pnp.report.single import final_markdown
+    from pnp.report.compare import compare_runs
+    from pnp.report.reading import find_runs
+    from pnp.report.single import final_markdown, write_report
 
     dirs: list[Path] = args.dirs
     if len(dirs) == 1 and find_runs(dirs) == [dirs[0].resolve()]:

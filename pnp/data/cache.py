@@ -15,18 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from pnp import locks
+from pnp.console import bar
 from pnp.data.files import CHUNK, FolderImages, contents, decode_each, unreadable
 from pnp.data.names import ENCODING, ODD, Names
 from pnp.distributed import rank
@@ -141,21 +133,12 @@ def _make(images: FolderImages, file: Path) -> None:
             os.posix_fallocate(stream.fileno(), 0, max(1, math.prod(shape)))
         mode = "r+"
     array = np.memmap(partial, np.uint8, mode, shape=shape)
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("converting images"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    quiet = rank() != 0 or not console.is_terminal
+    first, quiet = len(done) * CHUNK, rank() != 0
     with (
-        Progress(*columns, console=console, disable=quiet, transient=True) as bar,
+        bar("converting images", len(images), min(first, len(images)), quiet=quiet) as advance,
         journal.open("a" if done else "w", encoding="utf-8") as log,
     ):
-        task = bar.add_task("", total=len(images), completed=min(len(done) * CHUNK, len(images)))
-        for start in range(len(done) * CHUNK, len(images), CHUNK):
+        for start in range(first, len(images), CHUNK):
             chunk = images.paths(start, start + CHUNK)
             bad: dict[int, str] = {}
             for i, result in enumerate(decode_each(chunk, images.decode)):
@@ -170,7 +153,7 @@ def _make(images: FolderImages, file: Path) -> None:
             log.write(json.dumps(entry) + "\n")
             log.flush()
             done.append(entry)
-            bar.advance(task, len(chunk))
+            advance(len(chunk))
     del array
     bad = {number: why for entry in done for number, why in entry["bad"].items()}
     partial.replace(file)

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from pnp.console import bar
 from pnp.cpu import cores
 from pnp.data.names import Names
 from pnp.distributed import rank
@@ -177,10 +176,7 @@ def _walk(
 ) -> None:
     """Decode chunk by chunk in order; hand the good ones on, raise or count the bad ones."""
     count, bad = len(images), list[str]()
-    console = Console(stderr=True)
-    quiet = count <= QUIET or rank() != 0 or not console.is_terminal
-    with Progress(console=console, disable=quiet, transient=True) as bar:
-        task = bar.add_task(title, total=count)
+    with bar(title, count, quiet=count <= QUIET or rank() != 0) as advance:
         for start in range(0, count, CHUNK):
             chunk = images.paths(start, start + CHUNK)
             for i, result in enumerate(decode_each(chunk, decode)):
@@ -190,7 +186,7 @@ def _walk(
                     bad.append(f"{chunk[i]} ({result})")
                 else:
                     _good(chunk[i], result)
-            bar.advance(task, len(chunk))
+            advance(len(chunk))
     if bad:
         unreadable(bad, count, title, skip_corrupt=skip_corrupt)
 

@@ -1,6 +1,5 @@
 """Answers for a folder of any number of images: answers.csv and answers.html."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pnp.console import printable
@@ -14,7 +13,6 @@ def apply(
     decider: Decider,
     images: str | Path,
     out: Path,
-    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Judged, str]:
     """Write `answers.csv` and `answers.html` into `out`.
 
@@ -24,7 +22,7 @@ def apply(
     Raises:
         UserError: as `judge`.
     """
-    judged = judge(decider, images, advance=advance)
+    judged = judge(decider, images)
     found = shifted(decider, judged)
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "answers.csv", table(judged))

@@ -1,7 +1,7 @@
 """Checking a decider on labelled images that came later: do its error budgets still hold?"""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,6 @@ def check(
     labels: str | Path | Sequence[str],
     alpha: float,
     out: Path,
-    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[dict[str, str], list[str]]:
     """Follow both budgets over labelled images in their order, and write `check.csv`.
 
@@ -38,7 +37,6 @@ def check(
         labels: csv with file and label, in the order in which the images came.
         alpha: chance that a budget that holds is ever called violated, shared by all budgets.
         out: folder of `check.csv`.
-        advance: called with the number of images done and their total.
 
     Returns:
         The states of `max_fp` and `max_fn`, in every group if there are any, and lines to print.
@@ -51,7 +49,7 @@ def check(
     given = read_labels(
         labels, find(images)[1], columns.get("label") or "label", columns.get("groups")
     )
-    judged = judge(decider, images, [row.file for row in given.rows], advance)
+    judged = judge(decider, images, [row.file for row in given.rows])
     answers = {row.file: row for row in given.rows}
     new = np.flatnonzero(~np.isin(judged.hashes, decider.used))
     if not new.size:

@@ -196,7 +196,6 @@ def embedded(
     reader: Reader,
     root: Path,
     names: Sequence[str],
-    advance: Callable[[int, int], object],
 ) -> Iterator[tuple[list[str], UInt8[Tensor, "b c s s"], Float[Tensor, "b d"], Failed]]:
     """Read and embed files chunk by chunk.
 
@@ -205,12 +204,10 @@ def embedded(
         reader: of the files.
         root: their folder.
         names: the files.
-        advance: called with the number of files done and their total.
 
     Yields:
         Names, pixels and features of those whose features are finite; names and reasons of others.
     """
-    done = 0
     for read, pixels, failed in reader.stream(root, names):
         found = compute(pixels)
         finite = found.isfinite().all(1)
@@ -218,9 +215,7 @@ def embedded(
         odd = [name for name, fine in zip(read, flags, strict=True) if not fine]
         failed = [*failed, *((name, "its features are not finite") for name in odd)]
         good = [name for name, fine in zip(read, flags, strict=True) if fine]
-        done += len(good) + len(failed)
         yield good, pixels[finite], found[finite], failed
-        advance(done, len(names))
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Features of a folder of images as a table, and a sheet of the images that they find alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -54,14 +54,12 @@ def kind(out: Path) -> str:
 def embed(
     encoder: Encoder,
     images: str | Path,
-    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> Embedded:
     """Features of the images of a folder, chunk by chunk, as a decider computes them.
 
     Args:
         encoder: on its device.
         images: a folder, or one file.
-        advance: called with the number of images done and their total.
 
     Raises:
         UserError: no image, or none that can be read.
@@ -69,7 +67,7 @@ def embed(
     root, names, others = find(images)
     reader = Reader(encoder.channels, encoder.size)
     good, parts, failed = [], [], []
-    chunks = embedded(partial(features, encoder), reader, root, names, advance)
+    chunks = embedded(partial(features, encoder), reader, root, names)
     for read, _, part, bad in chunks:
         good += read
         parts.append(part)

@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from pnp.console import bar
 from pnp.data.files import decode_each, square, upright
 from pnp.data.folder import SUFFIXES, image_names, walk
 from pnp.errors import UserError
@@ -102,24 +103,25 @@ class Reader:
     def stream(
         self, root: Path, names: Sequence[str]
     ) -> Iterator[tuple[list[str], UInt8[Tensor, "b c s s"], list[tuple[str, str]]]]:
-        """Decode files chunk by chunk.
+        """Decode files chunk by chunk, with a progress bar on a terminal.
 
         Yields:
             The names of the readable ones, their pixels, and (name, reason) of the unreadable.
         """
-        for start in range(0, len(names), CHUNK):
-            chunk = list(names[start : start + CHUNK])
-            good, pixels, bad = [], [], []
-            for name, result in zip(
-                chunk, decode_each([root / name for name in chunk], self.decode), strict=True
-            ):
-                if isinstance(result, np.ndarray):
-                    good.append(name)
-                    pixels.append(torch.from_numpy(result))
-                else:
-                    bad.append((name, " ".join(str(result).split()) or type(result).__name__))
-            empty = torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
-            yield good, torch.stack(pixels) if pixels else empty, bad
+        with bar("images", len(names)) as advance:
+            for start in range(0, len(names), CHUNK):
+                chunk = list(names[start : start + CHUNK])
+                good, pixels, bad = [], [], []
+                results = decode_each([root / name for name in chunk], self.decode)
+                for name, result in zip(chunk, results, strict=True):
+                    if isinstance(result, np.ndarray):
+                        good.append(name)
+                        pixels.append(torch.from_numpy(result))
+                    else:
+                        bad.append((name, " ".join(str(result).split()) or type(result).__name__))
+                empty = torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
+                yield good, torch.stack(pixels) if pixels else empty, bad
+                advance(len(chunk))
 
     def batch(self, images: Any) -> UInt8[Tensor, "n c s s"]:
         """Images in memory, or paths, as one tensor.

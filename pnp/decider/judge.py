@@ -1,6 +1,5 @@
 """The images of a folder, scored chunk by chunk, with what cannot be answered."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,6 @@ def judge(
     decider: Decider,
     images: str | Path,
     names: list[str] | None = None,
-    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> Judged:
     """Score the images of a folder, chunk by chunk.
 
@@ -45,7 +43,6 @@ def judge(
         decider: to ask.
         images: a folder, or one file.
         names: files of the folder; None means all.
-        advance: called with the number of images done and their total.
 
     Raises:
         UserError: no image, or none that can be answered.
@@ -54,7 +51,7 @@ def judge(
     chosen = there if names is None else names
     reader: Reader = decider.reader()
     good, scores, projected, hashes, failed = [], [], [], [], []
-    chunks = embedded(decider.features, reader, root, chosen, advance)
+    chunks = embedded(decider.features, reader, root, chosen)
     for read, pixels, features, bad in chunks:
         good += read
         scores.append(decider.scores(features))

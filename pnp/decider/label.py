@@ -5,7 +5,6 @@ whatever is chosen for the head leaves the other kind a random sample of all ima
 the certificate needs.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ def choose(
     random: float,
     seed: int,
     out: Path,
-    advance: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[str]:
     """Write `to_label.csv` and `to_label.html`.
 
@@ -38,7 +36,6 @@ def choose(
         random: share of them that is drawn at random, for calibration.
         seed: of that draw.
         out: folder to write to.
-        advance: called with the number of images done and their total.
 
     Returns:
         The lines to print.
@@ -48,7 +45,7 @@ def choose(
     """
     whole("n", n)
     number("random", random, 0, 1)
-    judged = judge(decider, images, advance=advance)
+    judged = judge(decider, images)
     shares = Shares(**decider.facts["shares"])
     used = set(decider.used.tolist())
     first: dict[int, int] = {}  # of equal images the first is enough

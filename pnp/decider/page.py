@@ -4,20 +4,19 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
-import pnp
 from pnp.console import printable
 from pnp.decider.decider import Decider
 from pnp.decider.judge import Judged
+from pnp.report import page
 
-TEMPLATES = Path(__file__).parent / "templates"
+render = partial(page.render, folder=Path(__file__).parent / "templates")
 # Pictures on a contact sheet, their side in pixels, and rows of a list.
 SHEET, SIDE, LISTED = 24, 96, 50
 COLOURS = {"P": "#2a78d6", "notP": "#8a8a8a", "uncertain": "#eda100"}
@@ -139,21 +138,3 @@ def histogram(decider: Decider, scores: np.ndarray) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-@cache
-def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def render(template: str, **values: Any) -> str:
-    """Fill a template."""
-    return _environment().get_template(template).render(version=pnp.__version__, **values)

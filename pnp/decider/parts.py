@@ -1,6 +1,6 @@
 """Labelled images of each part, embedded: of a folder with labels, or of a data set's split."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from pnp.console import bar
 from pnp.data.imageset import ImageSet
 from pnp.decider.decider import BATCH, features
 from pnp.decider.images import Reader, content_hashes, find
@@ -65,7 +66,6 @@ def part_of_set(
     images: ImageSet,
     y: Bool[Tensor, "n k"],
     keep: Bool[Tensor, "n k"],
-    advance: Callable[[int], object] = lambda done: None,
     most: int = HEAD,
 ) -> list[Part]:
     """The images of a data set that count for each of k concepts, each image embedded once.
@@ -75,17 +75,17 @@ def part_of_set(
         images: one split.
         y: True for P.
         keep: images that count.
-        advance: called with the number of images done.
         most: images to use; more are drawn from, always the same ones.
     """
     rows = keep.any(1).nonzero().flatten()
     rows = rows[subset(len(rows), most).sort().values]
     found, hashes = [], []
-    for piece in rows.split(BATCH):
-        pixels = images.batch(piece).cpu()
-        found.append(features(encoder, pixels))
-        hashes.append(content_hashes(pixels))
-        advance(len(piece))
+    with bar(f"{images.name} images", len(rows)) as advance:
+        for piece in rows.split(BATCH):
+            pixels = images.batch(piece).cpu()
+            found.append(features(encoder, pixels))
+            hashes.append(content_hashes(pixels))
+            advance(len(piece))
     whole = Part(torch.cat(found), y[rows, 0], torch.cat(hashes))
     return [
         replace(whole, y=y[rows, k]).take(keep[rows, k].nonzero().flatten())
@@ -100,7 +100,6 @@ def questions_of_folder(
     shares: Shares,
     concepts: Mapping[str, str],
     groups: str | None = None,
-    advance: Callable[[int], object] = lambda done: None,
 ) -> list[Question]:
     """Labelled image files, each embedded once, divided into parts for each concept.
 
@@ -111,7 +110,6 @@ def questions_of_folder(
         shares: of the parts.
         concepts: name of each concept -> column that holds its labels.
         groups: column that names the group of an image.
-        advance: called with the number of images done.
 
     Raises:
         UserError: as `find`, `read_labels` and `divide`; or no labelled image can be read.
@@ -126,7 +124,6 @@ def questions_of_folder(
         hashes.append(content_hashes(pixels))
         place |= {name: len(place) + i for i, name in enumerate(read)}
         bad += failed
-        advance(len(read) + len(failed))
     unreadable = note("unreadable", [f"{name} ({reason})" for name, reason in bad], "left out")
     if not place:
         raise UserError(f"images={images}: no labelled image can be read. {unreadable}")

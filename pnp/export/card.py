@@ -129,7 +129,7 @@ def _measured(
     network: str, rows: Sequence[Row], bands: dict[str, Any], protocol: str | None
 ) -> str:
     """The run's main table, the exported network's row in bold, and what its columns mean."""
-    from pnp.report.single import markdown_table
+    from pnp.report.page import markdown_table
 
     metrics, lines, note = main_table(rows)
     if not lines:

@@ -14,11 +14,13 @@ import pnp
 from pnp.errors import UserError
 from pnp.files import write_text
 
+TEMPLATES = Path(__file__).parent / "templates"
+
 
 @cache
-def _environment() -> Environment:
+def _environment(folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -28,12 +30,14 @@ def _environment() -> Environment:
     return environment
 
 
-def render(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
-    """Fill a template into one page that loads nothing and runs these scripts only."""
+def render(
+    template: str, scripts: Sequence[str] = (), folder: Path = TEMPLATES, **values: Any
+) -> str:
+    """Fill a template of a folder into one page that loads nothing and runs these scripts only."""
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
     policy = f"script-src {' '.join(hashes) or chr(39) + 'none' + chr(39)}"
-    filled = _environment().get_template(template)
+    filled = _environment(folder).get_template(template)
     return filled.render(scripts=scripts, policy=policy, version=pnp.__version__, **values)
 
 

@@ -232,7 +232,7 @@ def final_grids(rows: Sequence[Row], split: str = "test") -> list[Grid]:
     """Probes of networks and references, a table for each data set."""
     probes = find(rows, kind="probe", split=split)
     return [
-        _grid(data, find(probes, data=data), _owner, lambda row: row.metric)
+        _grid(data, find(probes, data=data), _owner)
         for data in dict.fromkeys(row.data for row in probes)
     ]
 
@@ -247,11 +247,11 @@ def band_grids(rows: Sequence[Row]) -> list[Grid]:
         concepts = list(dict.fromkeys(row.concept for row in own if row.concept != MEAN))
         means = find(own, concept=MEAN)
         if means and len(concepts) != 1:
-            grids.append(_grid(data, means, _owner, lambda row: row.metric, by=[MEAN]))
+            grids.append(_grid(data, means, _owner, by=[MEAN]))
             data = f"{data} every concept".strip()
         own = [row for row in own if row.concept != MEAN]
         if own:
-            grids.append(_grid(data, own, _concept, lambda row: row.metric, by=concepts))
+            grids.append(_grid(data, own, _concept, by=concepts))
     return grids
 
 
@@ -264,8 +264,7 @@ def detail_grids(rows: Sequence[Row]) -> list[Grid]:
     for kind in ("features", "embeddings"):
         for split, data in dict.fromkeys((row.split, row.data) for row in find(rows, kind=kind)):
             own = find(rows, kind=kind, split=split, data=data)
-            table = _grid(f"{data} {kind} on {split}".strip(), own, _owner, lambda row: row.metric)
-            grids.append(table)
+            grids.append(_grid(f"{data} {kind} on {split}".strip(), own, _owner))
     return grids
 
 
@@ -273,15 +272,14 @@ def _grid(
     heading: str,
     rows: Sequence[Row],
     line: Callable[[Row], str],
-    column: Callable[[Row], str],
     by: Sequence[str] = ("",),
 ) -> Grid:
     """A table of rows, in the order of the concepts `by` and then of `OWNERS`."""
-    columns = list(dict.fromkeys(column(row) for row in rows))
+    columns = list(dict.fromkeys(row.metric for row in rows))
     owners = list(OWNERS)
     table: dict[str, tuple[bool, dict[str, Row]]] = {}
     for row in sorted(rows, key=lambda row: (by.index(row.concept), owners.index(row.owner))):
-        table.setdefault(line(row), (row.owner in REFERENCES, {}))[1][column(row)] = row
+        table.setdefault(line(row), (row.owner in REFERENCES, {}))[1][row.metric] = row
     return Grid(
         heading,
         [describe(name) for name in columns],

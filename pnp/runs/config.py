@@ -76,6 +76,23 @@ def words(config: dict[str, Any], *keys: str) -> None:
             config[key] = str(config[key])
 
 
+def only_one(config: Mapping[str, Any], **choices: str) -> str:
+    """The one key of several that is set.
+
+    Args:
+        config: of a command.
+        choices: key -> its value in words, for the message.
+
+    Raises:
+        UserError: none of them is set, or more than one.
+    """
+    given = [key for key in choices if config[key]]
+    if len(given) != 1:
+        known = ", ".join(f"{key}={value}" for key, value in choices.items())
+        raise UserError(f"give exactly one of {known}; got {' and '.join(given) or 'none'}.")
+    return given[0]
+
+
 def plain(cfg: Any) -> dict[str, Any]:
     """A composed config as ordinary dicts and lists, resolved, without Hydra's own section."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)

@@ -30,10 +30,12 @@ def run_directory(cfg: Any) -> Path:
     """Make and return the directory of this run: `run_dir`, else Hydra's run directory."""
     from hydra.core.hydra_config import HydraConfig
 
+    initialized = HydraConfig.initialized()
     if cfg.get("run_dir"):
-        path = Path(str(cfg.run_dir))
-        _remove_hydras_own(path)
-    elif HydraConfig.initialized():
+        path, runtime = Path(str(cfg.run_dir)), HydraConfig.get().runtime if initialized else {}
+        if "output_dir" in runtime:
+            remove_empty(Path(runtime.output_dir), path)
+    elif initialized:
         path = Path(HydraConfig.get().runtime.output_dir)
     elif "hydra" in cfg:
         path = Path(cfg.hydra.run.dir)
@@ -43,18 +45,12 @@ def run_directory(cfg: Any) -> Path:
     return path
 
 
-def _remove_hydras_own(path: Path) -> None:
-    """Remove the directory that Hydra made although run_dir=PATH names another one."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    runtime = HydraConfig.get().runtime if HydraConfig.initialized() else None
-    if runtime is None or OmegaConf.is_missing(runtime, "output_dir"):
-        return
-    hydras = Path(runtime.output_dir)
-    with suppress(OSError):  # not empty: something else is in it
-        if hydras.resolve() != path.resolve():
-            hydras.rmdir()
+def remove_empty(own: Path, folder: Path) -> None:
+    """Remove the directory that Hydra made for us when the run lives in another one."""
+    if own.resolve() != folder.resolve():
+        for path in (own / "checkpoints", own / "figures", own):
+            with suppress(OSError):  # not there, or something else is in it
+                path.rmdir()
 
 
 def make(path: Path) -> None:
@@ -137,20 +133,8 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: it is damaged.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     file = folder / "config.yaml"
-    if not file.is_file():
-        return None
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(file))
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file} should hold a mapping of keys to values, not {config!r:.80}.")
-    return config  # pyright: ignore[reportReturnType]
+    return files.read_yaml(file) if file.is_file() else None
 
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Encoders for deciders, of a run or from elsewhere, and the labelled images to fit them on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,7 @@ from pnp.evaluation.protocol import Protocol
 from pnp.export import encoder as exported
 from pnp.export.encoder import Encoder
 from pnp.runs import directory, reopen
+from pnp.runs.config import only_one
 from pnp.weights import load
 
 DEFAULT_HEAD = 10_000  # images of each split for the decider that ends a run
@@ -52,24 +53,19 @@ def source(config: Mapping[str, Any]) -> Source:
     Raises:
         UserError: none or more than one is named, or it cannot be loaded.
     """
-    given = [key for key in ("run", "ckpt", "encoder") if config[key]]
-    if len(given) != 1:
-        raise UserError(
-            "give exactly one of run=DIR, ckpt=FILE, encoder=FOLDER or timm:NAME; got "
-            f"{' and '.join(given) or 'none'}."
-        )
-    name, weights = str(config[given[0]]), config["weights"]
-    if given == ["encoder"] and not Path(name).is_dir():
+    key = only_one(config, run="DIR", ckpt="FILE", encoder="FOLDER or timm:NAME")
+    name, weights = str(config[key]), config["weights"]
+    if key == "encoder" and not Path(name).is_dir():
         return _of_timm(name.removeprefix("timm:"), weights)
     if weights is not None:
         raise UserError("weights= goes with encoder=timm:NAME; a run and an export have their own.")
-    if given == ["encoder"]:
+    if key == "encoder":
         facts = exported.read_config(Path(name))
         words = f"{facts['backbone'].get('name')} of an export ({facts.get('network', 'network')})"
         entries = {"network": "encoder", "encoder": words, "run": None}
         return Source(exported.load(name), facts["backbone"], entries)
-    file = directory.find_checkpoint(name, given[0])
-    folder = Path(name) if given == ["run"] else None
+    file = directory.find_checkpoint(name, key)
+    folder = Path(name) if key == "run" else None
     return of_run(reopen.open_run(file), file, folder, config["network"])
 
 
@@ -99,7 +95,6 @@ def own_images(
     source: Source,
     config: Mapping[str, Any],
     images: str,
-    advance: Callable[[int], object] = lambda done: None,
 ) -> list[Question]:
     """The questions that csv files of labels ask of images in a folder.
 
@@ -107,7 +102,6 @@ def own_images(
         source: the encoder.
         config: `labels`, `concept`, `groups` and the shares of `conf/decide_fit.yaml`.
         images: the folder.
-        advance: called with the number of images done.
     """
     labels, concept = config["labels"], config["concept"]
     first = labels if isinstance(labels, str) else labels[0]
@@ -121,15 +115,12 @@ def own_images(
             "columns of several, concept='[cracks, rust]'; the labels say what is P."
         )
     shares = Shares(*(config[key] for key in ("calibration", "validation", "test")))
-    return questions_of_folder(
-        source.encoder, labels, images, shares, asked, config["groups"], advance
-    )
+    return questions_of_folder(source.encoder, labels, images, shares, asked, config["groups"])
 
 
 def own_classes(
     source: Source,
     concept: Any,
-    advance: Callable[[int], object] = lambda done: None,
     most: int = HEAD,
 ) -> list[Question]:
     """The questions that concepts ask of the classes of a run's data.
@@ -138,7 +129,6 @@ def own_classes(
         source: the encoder and the data.
         concept: `{name: classes, …}` as in `parse_concepts`, classes alone, or None for the concept
             that comes with the data.
-        advance: called with the number of images done.
         most: images to use of each split.
     """
     data = source.data
@@ -153,7 +143,6 @@ def own_classes(
             data.splits[split],
             targets.y[split] > 0.5,
             targets.keep[split],
-            advance,
             most,
         )
         for split, part in SPLITS.items()

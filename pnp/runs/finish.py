@@ -16,8 +16,7 @@ def write_results(
     """Write metrics.json, run.json and report.html, print the main table; return the metrics."""
     from pnp.evaluation.gaps import Gaps
     from pnp.files import write_json
-    from pnp.report import write_report
-    from pnp.report.single import band_silence
+    from pnp.report.single import band_silence, write_report
     from pnp.results import main_network, to_metrics
 
     metrics = to_metrics(rows)

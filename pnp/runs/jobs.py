@@ -111,13 +111,13 @@ def claim(folder: Path, config: dict[str, Any]) -> Job:
     started_by_lightning = int(os.getenv("LOCAL_RANK") or 0) > 0
     if started_by_lightning or processes.started_outside()[0] > 0:
         shared = processes.agreed(Path(os.getenv("PNP_RUN_DIR") or folder))
-        _remove_empty(folder, shared)
+        directory.remove_empty(folder, shared)
         return _plan(shared, config, resume, anew=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locks.lease(folder.parent / ".claim"):  # one process at a time looks among the siblings
         own, folder = folder, _find(folder, config, resume)
         directory.make(folder)
-        _remove_empty(own, folder)
+        directory.remove_empty(own, folder)
         lock = _lock(folder)
         try:
             job = _plan(folder, config, resume, anew=True)
@@ -209,14 +209,6 @@ def _clear(folder: Path) -> None:
     for pattern in LEFTOVERS:
         for file in folder.glob(pattern):
             file.unlink()
-
-
-def _remove_empty(own: Path, folder: Path) -> None:
-    """Remove the directory that Hydra made for us when the run lives elsewhere."""
-    if own.resolve() != folder.resolve():
-        for path in (own / "checkpoints", own / "figures", own):
-            with suppress(OSError):
-                path.rmdir()
 
 
 def _record(folder: Path) -> dict[str, Any]:

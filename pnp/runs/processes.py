@@ -100,15 +100,8 @@ def agreed(folder: Path, patience: float = 60.0) -> Path:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         from pnp.distributed import broadcast_from_store
 
-        chosen = Path(broadcast_from_store("run_dir", str(folder)))
-    else:
-        chosen = _through_a_file(folder, rank, patience)
-    if rank and chosen.resolve() != folder.resolve():
-        for name in ("checkpoints", "figures", ""):
-            path = folder / name
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-    return chosen
+        return Path(broadcast_from_store("run_dir", str(folder)))
+    return _through_a_file(folder, rank, patience)
 
 
 def _through_a_file(folder: Path, rank: int, patience: float) -> Path:

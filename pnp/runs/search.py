@@ -271,7 +271,7 @@ def conclude(study: "optuna.Study", folder: Path, given: Sequence[str]) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from pnp.report import compare_runs
+    from pnp.report.compare import compare_runs
 
     for trial in study.trials:
         if "error" in trial.user_attrs:
