@@ -111,18 +111,22 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
         csv.writer(stream, lineterminator="\n").writerows(rows)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file.
+def read_text(path: Path, name: str = "") -> str:
+    """The text of a file, without a byte order mark.
+
+    Args:
+        path: the file.
+        name: of the setting with its value, for the message.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+        raise UserError(f"cannot read {name or path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot read {path}: it is not UTF-8 ({error}).") from error
+        raise UserError(f"cannot read {name or path}: it is not UTF-8 ({error}).") from error
 
 
 def read_json(path: Path, kind: type = dict, default: Any = _REQUIRED) -> Any:

@@ -107,5 +107,5 @@ def test_votes_need_a_folder_with_classes(folder):
         module(root, [], header=("a", "b")).splits  # noqa: B018
     with pytest.raises(UserError, match=r"data\.votes goes with data=image_folder"):
         DataModule("fashion_mnist", votes="v.csv")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot read data\.votes=no\.csv"):
         DataModule("image_folder", root=str(root), size=8, votes="no.csv").splits  # noqa: B018

@@ -147,7 +147,7 @@ def test_every_label_is_used_or_counted_or_refused_with_its_line(made, tmp_path,
         ("file;label", "000.png;1", "has the columns file;label"),
         ("file,label,label", "000.png,1,0", "has the column label twice"),
         ("file,label", '"000.png,1\n' + "x" * 140_000, "Is it a csv, with all quotes closed"),
-        ("file,label", "\udcff.png,1", "cannot be read as UTF-8"),
+        ("file,label", "\udcff.png,1", "cannot read labels=.*it is not UTF-8"),
     ],
 )
 def test_a_file_that_is_no_table_of_labels_is_refused(made, tmp_path, header, text, message):

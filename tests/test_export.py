@@ -299,7 +299,7 @@ def test_an_export_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     [
         ("model.safetensors", b"\x80\x04", "missing, damaged"),
         ("model.safetensors", None, "missing, damaged"),
-        ("config.json", b"{", "not JSON"),
+        ("config.json", b"{", "not valid JSON"),
         ("config.json", b"{}", "not written by pnp-export"),
         ("config.json", b'{"format": "pnp-export", "format_version": 99}', "update pnp-ssl"),
         ("config.json", b'{"format": "pnp-export", "format_version": 1}', "damaged.*input"),

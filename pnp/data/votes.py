@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from pnp.errors import UserError, near
+from pnp.files import read_text
 
 
 def read_votes(
@@ -28,10 +29,7 @@ def read_votes(
     """
     number = {name: i for i, name in enumerate(classes)}
     given: dict[str, list[int]] = {}
-    try:
-        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.votes={file} cannot be read as UTF-8 text: {error}.") from error
+    text = read_text(Path(file), f"data.votes={file}")
     reader = csv.DictReader(text.splitlines(), restval="")
     columns = reader.fieldnames or ()
     votes = [name for name in columns if name.startswith("vote")]

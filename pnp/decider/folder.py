@@ -7,6 +7,7 @@ too; `head.safetensors` and `reference.safetensors` hold tensors, `decider.json`
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import torch
 from pnp.decider.decider import Decider, Scorer
 from pnp.errors import UserError
 from pnp.export import encoder as exported
+from pnp.export import folder as export
 from pnp.export.folder import CARD, ONNX, save, save_onnx
-from pnp.files import read_json, replacing, replacing_folder, write_json
+from pnp.files import replacing, replacing_folder, write_json
 
 FORMAT, VERSION = "pnp-decider", 1
 FACTS, HEAD, REFERENCE = "decider.json", "head.safetensors", "reference.safetensors"
 FILES = (exported.CONFIG, exported.WEIGHTS, CARD, FACTS, HEAD, REFERENCE, ONNX)
+refuse_foreign = partial(export.refuse_foreign, kind="a decider", files=FILES, mark=FACTS)
 SECTIONS = ("files", "thresholds", "budgets", "concept", "shares", "parts", "measured")
 TENSORS = (exported.WEIGHTS, HEAD, REFERENCE)
 
@@ -113,22 +116,6 @@ def add_onnx(folder: Path) -> None:
         )
 
 
-def refuse_foreign(out: Path) -> None:
-    """Raise UserError if `out` exists and is anything but a decider or an empty folder."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"out={out} is a file; give a folder that is new, empty or a decider.")
-    names = {file.name for file in out.iterdir()}
-    foreign = sorted(names - set(FILES))
-    if foreign or (names and FACTS not in names):
-        raise UserError(
-            f"out={out} contains files that are not part of a decider "
-            f"({', '.join((foreign or sorted(names))[:3])}); refusing to overwrite it. Give "
-            "another folder."
-        )
-
-
 def _facts(folder: Path) -> dict[str, Any]:
     file = folder / FACTS
     if not file.is_file():
@@ -136,14 +123,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         if (folder / "decider" / FACTS).is_file():
             hint = f"Give {folder / 'decider'}."
         raise UserError(f"{folder} is not a decider: it has no {FACTS}. {hint}")
-    facts = read_json(file)
-    if facts.get("format") != FORMAT:
-        raise UserError(f"{file} was not written by pnp-decide: it lacks format={FORMAT!r}.")
-    if facts.get("format_version") != VERSION:
-        raise UserError(
-            f"{file} has format_version {facts.get('format_version')!r}, this program reads "
-            f"{VERSION}: update pnp-ssl, or fit the decider with this version."
-        )
+    facts = exported.of_format(file, FORMAT, VERSION, "pnp-decide fit")
     lacking = [key for key in SECTIONS if not isinstance(facts.get(key), dict)]
     if lacking or not isinstance(facts.get("guarantee"), str):
         raise UserError(

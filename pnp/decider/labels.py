@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from pnp.errors import UserError, number
+from pnp.files import read_text
 
 PARTS = ("head", "validation", "calibration", "test")
 POSITIVE, NEGATIVE = ("1", "p", "true", "yes"), ("0", "notp", "¬p", "false", "no")
@@ -100,10 +101,7 @@ def _lines(
     """The rows of the files, each with its place for messages; files that lack a column."""
     lines, lacking, seen = [], [], []
     for path in paths:
-        try:
-            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"labels={path} cannot be read as UTF-8 text: {error}.") from error
+        text = read_text(Path(path), f"labels={path}")
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
         try:
             seen = [str(name) for name in reader.fieldnames or ()]

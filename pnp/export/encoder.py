@@ -3,7 +3,6 @@
 This needs torch and safetensors, and timm or torchvision where the architecture is theirs.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from pnp.backbones import backbone
 from pnp.errors import UserError
+from pnp.files import read_json
 
 FORMAT, VERSION = "pnp-export", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -138,18 +138,33 @@ def read_config(folder: Path) -> dict[str, Any]:
         elif not (folder / "checkpoints").is_dir():
             hint = "Give a folder that pnp-export wrote, or hub:USER/NAME."
         raise UserError(f"{folder} is not an export: it has no {CONFIG}. {hint}")
+    return of_format(file, FORMAT, VERSION, "pnp-export")
+
+
+def of_format(file: Path, kind: str, version: int, writer: str) -> dict[str, Any]:
+    """The content of a JSON file of ours.
+
+    Args:
+        file: to read.
+        kind: its `format`.
+        version: its `format_version`.
+        writer: the command that writes it.
+
+    Raises:
+        UserError: it is damaged, not ours, or of another version.
+    """
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}): export the run again.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{file} was not written by pnp-export: it lacks format={FORMAT!r}.")
-    if config.get("format_version") != VERSION:
+        content = read_json(file)
+    except UserError as error:
+        raise UserError(f"{error} Write it again with {writer}.") from error
+    if content.get("format") != kind:
+        raise UserError(f"{file} was not written by {writer}: it lacks format={kind!r}.")
+    if content.get("format_version") != version:
         raise UserError(
-            f"{file} has format_version {config.get('format_version')!r}, this program reads "
-            f"{VERSION}: update pnp-ssl, or export the run with this version."
+            f"{file} has format_version {content.get('format_version')!r}, this program reads "
+            f"{version}: update pnp-ssl, or write it again with {writer} of this version."
         )
-    return config
+    return content
 
 
 def local(path: str | Path, files: Sequence[str]) -> Path:

@@ -130,22 +130,37 @@ def save_onnx(
     return difference
 
 
-def refuse_foreign(out: Path) -> None:
-    """Raise UserError if `out` exists and is anything but an export or an empty folder."""
+def refuse_foreign(
+    out: Path,
+    kind: str = "an export",
+    files: Sequence[str] = (WEIGHTS, CONFIG, CARD, ONNX),
+    mark: str = CONFIG,
+) -> None:
+    """Refuse to overwrite what is neither an empty folder nor one of ours.
+
+    Args:
+        out: may exist.
+        kind: of folder, in words.
+        files: that such a folder may hold.
+        mark: the one that it always holds.
+
+    Raises:
+        UserError: `out` is a file or holds other files.
+    """
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError(f"out={out} is a file; give a folder that is new, empty or an export.")
+        raise UserError(f"out={out} is a file; give a folder that is new, empty or {kind}.")
     names = {file.name for file in out.iterdir()}
-    if not names:
-        return
-    foreign = sorted(names - {WEIGHTS, CONFIG, CARD, ONNX})
-    if foreign:
+    foreign = sorted(names - set(files))
+    if foreign or (names and mark not in names):
         raise UserError(
-            f"out={out} holds other files than an export's ({', '.join(foreign[:3])}) and is left "
-            "alone. Give another folder."
+            f"out={out} contains files that are not part of {kind} "
+            f"({', '.join((foreign or sorted(names))[:3])}); refusing to overwrite it. Give "
+            "another folder."
         )
-    read_config(out)  # a config.json and weights of another program
+    if names and mark == CONFIG:
+        read_config(out)  # a config.json and weights of another program
 
 
 def _for_timm(net: Encoder, name: str) -> dict[str, Any]:
