@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
@@ -27,6 +26,8 @@ class CSVLog(Logger):
         folder: the run directory.
     """
 
+    name, version = "csv", ""  # pyright: ignore[reportAssignmentType]
+
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         self.file = Path(folder) / "metrics.csv"
@@ -36,25 +37,9 @@ class CSVLog(Logger):
         self.timed = -1  # the last step with a time
 
     @property
-    def name(self) -> str:
-        """Always `csv`."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Unused: the run directory is the version."""
-        return ""
-
-    @property
     def save_dir(self) -> str:
-        """The run directory."""
+        """The run directory: Lightning's `trainer.log_dir`."""
         return str(self.file.parent)
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "CSVLog":
-        """Itself."""
-        return self
 
     @rank_zero_only
     def continue_from(self, step: int) -> None:

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
@@ -71,33 +70,13 @@ class TrackioLog(Logger):
         run: name of the run.
     """
 
+    name, version = "trackio", ""  # pyright: ignore[reportAssignmentType]
+
     def __init__(self, project: str, run: str) -> None:
         super().__init__()
         self.project, self.label = project, run
         self.config: dict[str, Any] = {}
         self.run: Any = None
-
-    @property
-    def name(self) -> str:
-        """Always `trackio`."""
-        return "trackio"
-
-    @property
-    def version(self) -> str:
-        """The name of the run."""
-        return self.label
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Trackio's run, begun with the first value."""
-        if self.run is None:
-            import trackio  # pyright: ignore[reportMissingImports]
-
-            self.run = trackio.init(
-                project=self.project, name=self.label, config=self.config, resume="allow"
-            )
-        return self.run
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
@@ -106,8 +85,14 @@ class TrackioLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Log one row."""
-        self.experiment.log(dict(metrics), step=step)
+        """Log one row; the first one begins Trackio's run."""
+        if self.run is None:
+            import trackio  # pyright: ignore[reportMissingImports]
+
+            self.run = trackio.init(
+                project=self.project, name=self.label, config=self.config, resume="allow"
+            )
+        self.run.log(dict(metrics), step=step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, triu_indices
@@ -52,6 +51,8 @@ class WandbLog(Logger):
         UserError: an option out of range.
     """
 
+    name, version = "wandb", ""  # pyright: ignore[reportAssignmentType]
+
     def __init__(
         self,
         folder: str | Path,
@@ -83,27 +84,6 @@ class WandbLog(Logger):
         self.alarms = self.epochs = 0
         self.seconds = 0.0  # spent by the runs that this one continues
         self.mark: tuple[int, float] | None = None
-
-    @property
-    def name(self) -> str:
-        """Always `wandb`."""
-        return "wandb"
-
-    @property
-    def version(self) -> str:
-        """Unused: the run directory is the version."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """The run directory."""
-        return str(self.folder)
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> "WandbLog":
-        """Itself; W&B starts with the first value, whose step says where training goes on."""
-        return self
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
