@@ -54,19 +54,41 @@ TINY = (
 )
 
 
-@pytest.fixture
-def compose(tmp_path):
-    """Compose `conf/train.yaml` with overrides; runs go below tmp_path unless run_dir is given."""
+def composed(*overrides):
+    """`conf/train.yaml` with overrides."""
     from hydra import compose, initialize_config_dir
 
     from pnp.runs.launch import conf_dir
 
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+@pytest.fixture
+def compose(tmp_path):
+    """Compose `conf/train.yaml` with overrides; runs go below tmp_path unless run_dir is given."""
+
     def _compose(*overrides, tiny=True):
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            base = (*TINY, f"run_dir={tmp_path / 'run'}") if tiny else ()
-            return compose("train", [*base, *overrides])
+        base = (*TINY, f"run_dir={tmp_path / 'run'}") if tiny else ()
+        return composed(*base, *overrides)
 
     return _compose
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Directory and metrics of a tiny run, trained once for all tests of a file that ask for it."""
+    from pnp.cli.train import train
+
+    runs = {}
+
+    def _trained(*overrides):
+        if overrides not in runs:
+            run = tmp_path_factory.mktemp("trained") / "run"
+            runs[overrides] = run, train(composed(*TINY, f"run_dir={run}", *overrides))
+        return runs[overrides]
+
+    return _trained
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
 """BandMetrics: equal to the functions, whatever the batches and the processes."""
 
-import json
-import os
-import subprocess
-import sys
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
+from ranks import on_ranks
 
+from pnp.distributed import gloo_group
 from pnp.errors import UserError
 from pnp.evaluation import BandMetrics, ThreeWayThreshold, band_curve, band_report, score_metrics
 
@@ -89,42 +85,15 @@ def test_reset_forgets_and_bad_input_is_a_user_error():
         metric.update(s[:, None], y[:, None])
 
 
-WORKER = """
-import sys, torch
-from datetime import timedelta
-from pnp.evaluation import BandMetrics
-
-def work(rank, store, data):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(minutes=2)
-    )
-    try:
-        samples = torch.load(data)
+def measure_share(index, folder):
+    with gloo_group(f"{folder}/store", index, 2):
         # Uneven: 1000 samples in two batches and 500 in one.
-        mine = [t[:1000] if rank == 0 else t[1000:] for t in samples]
-        metric = BandMetrics(0.02, 0.02)
-        for batch in zip(*(t.split(500) for t in mine), strict=True):
-            metric.update(*batch)
-        return {k: v.item() for k, v in metric.compute().items()}
-    finally:
-        torch.distributed.destroy_process_group()
-"""
-SECOND = WORKER + "\nimport json\nprint(json.dumps(work(1, *sys.argv[1:])))"
+        mine = [t[:1000] if index == 0 else t[1000:] for t in sample()]
+        batches = zip(*(t.split(500) for t in mine), strict=True)
+        torch.save(computed(batches), f"{folder}/{index}.pt")
 
 
 def test_two_processes_compute_exactly_what_one_does(tmp_path):
-    store, data = str(tmp_path / "store"), str(tmp_path / "data.pt")
-    torch.save(sample(), data)
-    second = subprocess.Popen(
-        [sys.executable, "-c", SECOND, store, data],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    names: dict[str, Any] = {}
-    exec(WORKER, names)  # this process is the first of the two
-    first = names["work"](0, store, data)
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 0, err
-    assert first == json.loads(out.splitlines()[-1]) == computed([sample()])
+    on_ranks(measure_share, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{index}.pt") for index in range(2))
+    assert first == second == computed([sample()])

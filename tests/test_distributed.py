@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from ranks import on_ranks
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -100,7 +100,7 @@ def worker(index, world, folder):
 
 @pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 def test_every_rank_has_the_terms_and_gradients_of_one_on_the_global_batch(tmp_path, world):
-    mp.spawn(worker, (world, str(tmp_path)), nprocs=world)
+    on_ranks(worker, world, str(tmp_path), world=world)
     cases = [case for case in CASES if world == 2 or case[0] in FEW]
     expected = [step(Model(d, OBJECTIVES[name]), slice(None)) for name, d in cases]
     expected.append(step(Model(6, OBJECTIVES["hinge"]), slice(None)))

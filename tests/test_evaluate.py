@@ -1,6 +1,7 @@
 """`pnp-evaluate`, the band end to end, and the feature cache."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -42,18 +43,20 @@ def ambiguous(**options):
     return DataModule("ambiguous", **{**sizes, **options})
 
 
-def test_evaluating_a_run_again_gives_its_numbers_from_the_cache(compose, tmp_path):
-    first = train(compose(*FULL))
-    run = tmp_path / "run"
+def test_evaluating_a_run_again_gives_its_numbers_from_the_cache(trained, tmp_path):
+    done, first = trained(*FULL)
+    run = shutil.copytree(done, tmp_path / "run")
     cached = {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()}
     again = judged(f"run={run}", "evaluation.k=5", "accelerator=cpu", "precision=32-true")
     assert again == first
     assert {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()} == cached
 
 
-def test_another_evaluation_in_place_is_recorded_and_the_run_stays_the_same_job(compose, tmp_path):
-    train(compose())
-    run = tmp_path / "run"
+def test_another_evaluation_in_place_is_recorded_and_the_run_stays_the_same_job(
+    compose, trained, tmp_path
+):
+    done, _ = trained()
+    run = shutil.copytree(done, tmp_path / "run")
     before = (run / "config.yaml").read_bytes()
     again = judged(f"run={run}", "evaluation.k=3", "accelerator=cpu", "precision=32-true", *BRIEF)
     assert (run / "config.yaml").read_bytes() == before
@@ -62,24 +65,24 @@ def test_another_evaluation_in_place_is_recorded_and_the_run_stays_the_same_job(
     assert train(compose("resume=auto")) == again  # finished, whatever it was judged by
 
 
-def test_a_checkpoint_is_judged_into_a_folder_of_its_own(compose, tmp_path):
-    first = train(compose())
-    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+def test_a_checkpoint_is_judged_into_a_folder_of_its_own(trained, tmp_path):
+    run, first = trained()
+    file = run / "checkpoints" / "last.ckpt"
     out = tmp_path / "elsewhere"
     options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF)
     again = judged(f"ckpt={file}", f"run_dir={out}", *options)
     assert again["test/knn/teacher"] == first["test/knn/teacher"]
     assert (out / "report.html").exists()
-    ours, theirs = (read_run(folder) for folder in (out, tmp_path / "run"))
+    ours, theirs = (read_run(folder) for folder in (out, run))
     assert ours.test == theirs.test
     assert (ours.dataset, settings(ours)) == (theirs.dataset, settings(theirs))
 
 
-def test_features_may_be_means_over_views_and_the_protocol_says_so(compose, tmp_path):
-    first = train(compose("evaluation.references=[pixels]"))
+def test_features_may_be_means_over_views_and_the_protocol_says_so(trained, tmp_path):
+    done, first = trained(*FULL)
     options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF)
     out = tmp_path / "views"
-    run = (f"run={tmp_path / 'run'}", f"run_dir={out}", *options)
+    run = (f"run={done}", f"run_dir={out}", *options)
     averaged = judged(*run, "evaluation.views=3", "evaluation.references=[pixels]")
     facts = json.loads((out / "run.json").read_text())
     assert "of 3 views of each image, averaged, student" in facts["protocol"]
@@ -99,14 +102,15 @@ def test_outputs_are_the_mean_over_the_views_of_each_image():
     assert torch.equal(means, 2.0 * torch.arange(6.0)[:, None])
 
 
-def test_probe_data_sets_are_independent_of_the_pretraining_data(compose, tmp_path):
-    first = train(compose())
+def test_probe_data_sets_are_independent_of_the_pretraining_data(trained, tmp_path):
+    done, first = trained()
+    shutil.copytree(done, tmp_path / "run")
     same = "{n_train: 64, validation: 40, calibration: 40, test: 40}"
     options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF[:2])
     run = f"run={tmp_path / 'run'}"
     again = judged(run, f"datasets={{ambiguous: {same}}}", *options)
     assert {k: again[f"ambiguous/{k}"] for k in first} == first
-    other = judged(run, f"datasets={{ambiguous: {same[:-1]}, seed: 7}}}}", *options)
+    other = judged(run, f"datasets={{ambiguous: {same[:-1]}, seed: 7}}}}", *options, BRIEF[2])
     assert other["ambiguous/test/knn/teacher"] != first["test/knn/teacher"]
     assert (tmp_path / "run" / "ambiguous" / "figures" / "band_width.svg").exists()
     with pytest.raises(UserError, match=r"datasets=fashion is unknown; choose from ambiguous"):
@@ -119,9 +123,8 @@ def test_a_backbone_from_elsewhere_is_judged_with_its_weights(tmp_path):
     net = backbone("timm:test_resnet", image_size=32)
     torch.save(net.state_dict(), tmp_path / "weights.pt")
     name = "backbone=timm:test_resnet"
-    metrics = judged(
-        name, f"state_dict={tmp_path / 'weights.pt'}", f"run_dir={tmp_path / 'a'}", *SMALL
-    )
+    weights = f"state_dict={tmp_path / 'weights.pt'}"
+    metrics = judged(name, weights, f"run_dir={tmp_path / 'a'}", *SMALL, *BRIEF)
     assert 0 <= metrics["test/linear/network"] <= 1
     pixels = judged("backbone=pixels", f"run_dir={tmp_path / 'b'}", *SMALL)
     assert "band/lobed/network/width" in pixels
@@ -206,8 +209,8 @@ def test_features_are_made_once_and_mapped_from_disk(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["key-0.npy"]
 
 
-def test_alarms_guarantees_and_curves_are_recorded_for_the_report(compose, tmp_path):
-    train(compose(FULL[-1]))
-    band = json.loads((tmp_path / "run" / "band.json").read_text())["lobed"]["teacher"]
+def test_alarms_guarantees_and_curves_are_recorded_for_the_report(trained):
+    run, _ = trained(*FULL)
+    band = json.loads((run / "band.json").read_text())["lobed"]["teacher"]
     assert {"plugin", "certified", "oracle"} <= set(band["curves"])
     assert any("299" in alarm for alarm in band["alarms"])  # 40 calibration images are too few

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -37,12 +38,17 @@ VALUES = (
 MESSAGES = (UserError, HydraException, OmegaConfBaseException)
 
 
-def overrides(draw, compose, folder):
-    """A key of the composition takes any value: everything is built, or a message says why not."""
+@cache
+def every_key(compose):
+    """The keys of the composition that may take any value."""
     config = OmegaConf.to_container(compose(), resolve=True)
     skipped = ("wandb", "hydra", "run_dir", "trainer.strategy", "trainer.accelerator")
-    every = [key for key in flatten(config) if not key.startswith(skipped)]
-    word = f"++{draw.choice(every)}={draw.choice(VALUES)}"
+    return [key for key in flatten(config) if not key.startswith(skipped)]
+
+
+def overrides(draw, compose, folder):
+    """A key of the composition takes any value: everything is built, or a message says why not."""
+    word = f"++{draw.choice(every_key(compose))}={draw.choice(VALUES)}"
     composed = keys.upgrade(plain(compose(word))) | {"choices": {}}
     small = composed["data"].get("n_train"), composed["data"].get("size")
     if any(isinstance(n, int | float) and n > 10**4 for n in (*small, composed["seed"])):

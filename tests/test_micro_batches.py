@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from ranks import on_ranks
 from torch import nn
 
 from pnp.data import Batch
@@ -139,7 +139,7 @@ def worker(index, folder):
 
 @pytest.mark.slow
 def test_two_processes_with_pieces_give_the_gradient_of_one_without(tmp_path):
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    on_ranks(worker, str(tmp_path))
     _, expected = step(module(None))
     for index in range(2):
         for got in torch.load(tmp_path / f"{index}.pt", weights_only=True):

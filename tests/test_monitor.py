@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from ranks import on_ranks
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import normalize
@@ -188,7 +188,7 @@ def test_two_processes_log_the_knn_accuracy_and_band_of_one(tmp_path):
     accuracy, band = knn_accuracy(votes, labels), online_band(votes, labels, labels.unique())
     assert accuracy == float((votes.argmax(1) == labels).float().mean())
     assert 0 < band <= 1
-    mp.spawn(measure_share, (str(tmp_path),), nprocs=2)
+    on_ranks(measure_share, str(tmp_path))
     for index in range(2):
         assert torch.load(tmp_path / f"{index}.pt", weights_only=True) == (accuracy, band)
 

@@ -88,6 +88,7 @@ def test_a_signal_saves_the_step_and_gives_its_status(runs, tmp_path, signum, st
     os.kill(pid, signum)
     assert runs.wait() == status
     assert "the state is saved" in runs.said()
+    assert "resume=auto" in runs.said()
     assert "Traceback" not in runs.said()
     assert not (tmp_path / "run" / "lock").exists()
     assert not (tmp_path / "run" / "error.txt").exists()

@@ -5,7 +5,7 @@ from itertools import combinations, permutations
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from ranks import on_ranks
 from torch import nn
 from torch.nn.functional import normalize
 
@@ -199,7 +199,7 @@ def worker(index, folder):
 
 
 def test_two_processes_give_loss_gradient_and_state_of_one_on_the_global_batch(tmp_path):
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    on_ranks(worker, str(tmp_path))
     for index in range(2):
         results = torch.load(tmp_path / f"{index}.pt", weights_only=True)
         assert len(results) == len(NAMES) * len(SPLITS)

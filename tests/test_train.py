@@ -2,16 +2,15 @@
 
 import csv
 import json
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
-from conftest import FULL
+from conftest import FULL, TINY
 
 from pnp.callbacks.checkpoints import Checkpoints, Interrupted
 from pnp.cli.train import train
@@ -84,13 +83,14 @@ def test_a_run_leaves_everything_behind_and_measures_students_teachers_and_refer
     assert not list(run.rglob("*.part"))
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(compose, tmp_path):
-    runs = [tmp_path / name for name in "abc"]
-    for run, seed in zip(runs, (0, 0, 1), strict=True):
-        train(compose(f"run_dir={run}", f"seed={seed}"))
-    assert same(runs[0], runs[1])
-    assert (runs[0] / "metrics.csv").read_text() == (runs[1] / "metrics.csv").read_text()
-    assert not same(runs[0], runs[2])
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(compose, tmp_path, trained):
+    first, _ = trained("seed=0")
+    again, other = tmp_path / "again", tmp_path / "other"
+    train(compose(f"run_dir={again}", "seed=0"))
+    train(compose(f"run_dir={other}", "seed=1"))
+    assert same(first, again)
+    assert (first / "metrics.csv").read_text() == (again / "metrics.csv").read_text()
+    assert not same(first, other)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(compose, tmp_
         ("method.global_batch=32", 1),
     ],
 )
-def test_a_resumed_run_equals_an_unbroken_one(compose, tmp_path, stop_at, options, step):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    expected = train(compose(options, f"run_dir={whole}"))
+def test_a_resumed_run_equals_an_unbroken_one(compose, tmp_path, trained, stop_at, options, step):
+    (whole, expected), broken = trained(options), tmp_path / "broken"
     stop_at(step)
     with pytest.raises(Interrupted):
         train(compose(options, f"run_dir={broken}"))
@@ -135,8 +134,9 @@ def test_resume_auto_finds_the_unfinished_run_beside_it_and_goes_on_counting_its
     assert not (tmp_path / "tuesday").exists()
 
 
-def test_a_finished_run_is_not_repeated_by_resume_auto(compose, tmp_path, capsys):
-    first = train(compose())
+def test_a_finished_run_is_not_repeated_by_resume_auto(compose, tmp_path, trained, capsys):
+    done, first = trained("seed=0")
+    shutil.copytree(done, tmp_path / "run")
     stamp = (tmp_path / "run" / "report.html").stat().st_mtime_ns
     assert train(compose("resume=auto")) == first
     assert "already finished" in capsys.readouterr().out
@@ -267,25 +267,6 @@ def test_an_unwritable_run_directory_is_named(compose, tmp_path):
         train(compose(f"run_dir={tmp_path / 'file' / 'run'}"))
 
 
-def test_ctrl_c_saves_and_exits_cleanly(tmp_path, command):
-    run = tmp_path / "run"
-    arguments = command(f"hydra.run.dir={run}", "trainer.max_epochs=400")
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not (run / "metrics.csv").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert "resume=auto" in errors
-    assert "Traceback" not in errors
-    stopped = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 0 < stopped < 1600
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -296,12 +277,26 @@ def test_ctrl_c_saves_and_exits_cleanly(tmp_path, command):
         (["hydra.run.dir='/proc/a b'"], 2, "cannot write to"),
     ],
 )
-def test_the_command_line_explains_mistakes(tmp_path, command, arguments, status, message):
-    arguments = command(*arguments)
+def test_the_command_line_explains_mistakes(
+    tmp_path, monkeypatch, capfd, arguments, status, message
+):
+    from pnp.cli.train import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pnp-train", *TINY, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == status
+    errors = capfd.readouterr().err
+    assert message in " ".join(errors.split())
+    assert "Traceback" not in errors
+
+
+def test_a_command_in_a_process_of_its_own_ends_with_the_message_and_its_status(tmp_path, command):
+    arguments = command("objective=no_repulsio")
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == status
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "did you mean objective=no_repulsion" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class CSVLog(Logger):
         folder: the run directory.
     """
 
-    name, version = "csv", ""  # pyright: ignore[reportAssignmentType]
+    name, version = "csv", ""  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ class WandbLog(Logger):
         UserError: an option out of range.
     """
 
-    name, version = "wandb", ""  # pyright: ignore[reportAssignmentType]
+    name, version = "wandb", ""  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __init__(
         self,

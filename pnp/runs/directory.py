@@ -32,7 +32,8 @@ def run_directory(cfg: Any) -> Path:
 
     initialized = HydraConfig.initialized()
     if cfg.get("run_dir"):
-        path, runtime = Path(str(cfg.run_dir)), HydraConfig.get().runtime if initialized else {}
+        path = Path(str(cfg.run_dir))
+        runtime: Any = HydraConfig.get().runtime if initialized else {}
         if "output_dir" in runtime:
             remove_empty(Path(runtime.output_dir), path)
     elif initialized:
