@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import ledger
+import evidence
 import numpy as np
 import pandas as pd
-from ledger import HERE, IDS, SCALES, Contrast
+from evidence import HERE, IDS, SCALES, Contrast
 
 MARK, END = "<!-- verdicts -->", "<!-- end of verdicts -->"
 PAGE = HERE.parents[1] / "README.md"
@@ -21,15 +21,15 @@ NAMES = {
 
 def verdicts(name: str, folder: Path = HERE) -> dict[tuple[str, str], tuple[str, list[Contrast]]]:
     """Verdict and contrasts by scale and case; empty where no run has been made."""
-    content, rows = ledger.claim(name), ledger.read(folder / f"{name}.csv")
+    content, rows = evidence.claim(name), evidence.read(folder / f"{name}.csv")
     found = {}
     for scale in (s for s in SCALES if s in content["budget"]):
         for case, lines in content["cases"].items():
-            contrasts = ledger.decide(rows[rows["scale"] == scale], lines, content["rule"])
+            contrasts = evidence.decide(rows[rows["scale"] == scale], lines, content["rule"])
             budget = content["budget"][scale]
             planned = len(budget.get("data", [])) or budget.get("sets", 1)
             sets = content["rule"]["sets"]
-            found[scale, case] = ledger.verdict(contrasts, lines, sets, planned), contrasts
+            found[scale, case] = evidence.verdict(contrasts, lines, sets, planned), contrasts
     return found
 
 
@@ -68,7 +68,7 @@ def readme() -> str:
     table = [f"| {head} |", "|" + " --- |" * 8]
     parts: list[str] = []
     for name in IDS:
-        content, rows = ledger.claim(name), ledger.read(HERE / f"{name}.csv")
+        content, rows = evidence.claim(name), evidence.read(HERE / f"{name}.csv")
         found, picture = verdicts(name), (HERE / f"{name}.svg").is_file()
         parts += ["", f"## {name} {content['article']}", "", content["statement"].strip(), ""]
         parts += [f"*Measure.* {content['measure'].strip()}", ""]
@@ -76,7 +76,7 @@ def readme() -> str:
         parts += [f"![{content['article']}]({name}.svg)", ""] * picture
         for scale in (s for s in SCALES if s in content["budget"]):
             own, budget = rows[rows["scale"] == scale], content["budget"][scale]
-            planned = len(ledger.jobs(name, scale, {"cifar": ""}))
+            planned = len(evidence.jobs(name, scale, {"cifar": ""}))
             if own.empty:
                 parts += [f"- **{scale}** ({NAMES[scale]}): not run. Cost: {budget['cost']}."]
                 continue
@@ -129,7 +129,7 @@ def summary() -> str:
     """The verdicts in a few lines, for README.md of the repository."""
     lines = ["| claim | scale | verdict by case |", "| --- | --- | --- |"]
     for name in IDS:
-        content, found = ledger.claim(name), verdicts(name)
+        content, found = evidence.claim(name), verdicts(name)
         run = [
             scale
             for scale in content["budget"]
@@ -182,7 +182,7 @@ def figure(name: str) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    content, rows = ledger.claim(name), ledger.read(HERE / f"{name}.csv")
+    content, rows = evidence.claim(name), evidence.read(HERE / f"{name}.csv")
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
         picture = Figure(figsize=(7.5, 3.4), layout="constrained")
         draw = {"curves": curves, "phase": phases}.get(content.get("figure", ""), forest)
@@ -219,7 +219,7 @@ def phases(picture: Any, name: str, rows: pd.DataFrame) -> None:
     rows = rows[rows["scale"] == scale]
     parts = rows["arm"].str.rsplit("_", n=1, expand=True)
     mean = rows.groupby([parts[0], parts[1]], sort=False)["band_student"].mean()
-    budget = ledger.claim(name)["budget"][scale]
+    budget = evidence.claim(name)["budget"][scale]
     places = {cell: place(words) for cell, words in budget["cells"].items()}
     heights = sorted({(batch, width) for batch, width, _ in places.values()})
     lengths = sorted({steps for *_, steps in places.values()})
