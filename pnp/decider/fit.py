@@ -47,47 +47,42 @@ def fit(
             budgets out of range.
     """
     threshold = ThreeWayThreshold(**asdict(budgets))
-    heads, samples, cuts = {}, {}, {}
+    fitted, samples, cuts = [], {}, {}
     for question in questions:
         parts = {k: question.parts[k] for k in PARTS if len(question.parts.get(k, ()))}
         try:
             _check(parts)
         except UserError as error:
             raise UserError(f"{question.name}: {error}" if questions[1:] else error) from error
-        heads[question.name] = head = _head(parts["head"], parts["validation"])
+        head = _head(parts["head"], parts["validation"])
         scores = {name: _scores(part, *head) for name, part in parts.items()}
         part = parts["calibration"]
         groups = [] if part.groups is None else [part.groups]
         samples[question.name] = (scores["calibration"], part.y.numpy(), *groups)
         cuts[question.name] = _cut(scores, parts, budgets)
+        fitted.append((question, parts, head, scores))
     holm = len(questions) > 1 and budgets.method == "exact" and budgets.budget != "answered"
     bands = fit_each(threshold, samples, cuts if holm else None)
-    return [
-        _decider(encoder, question, heads[question.name], bands, budgets, facts)
-        for question in questions
-    ]
+    return [_decider(encoder, *each, bands, budgets, facts) for each in fitted]
 
 
 def _decider(
     encoder: Encoder,
     question: Question,
+    parts: Mapping[str, Part],
     head: tuple[Tensor, float],
+    scores: Mapping[str, np.ndarray],
     bands: Mapping[str, ThreeWayThreshold],
     budgets: Budgets,
     facts: Mapping[str, Any],
 ) -> Decider:
     band = bands[question.name]
-    parts = {k: question.parts[k] for k in PARTS if len(question.parts.get(k, ()))}
     calibration = parts["calibration"]
-    scores = _scores(calibration, *head)
     cut = Thresholds(float(band.t_lo_), float(band.t_hi_), bool(band.crossed_))
     own = {**asdict(budgets), "delta": band.delta}
     table: dict[str, Any] = {}
-    for name in ("calibration", "test"):
-        part = parts.get(name)
-        if part is None:
-            continue
-        values, y = _scores(part, *head), part.y.numpy()
+    for name in (n for n in ("calibration", "test") if n in parts):
+        part, values, y = parts[name], scores[name], parts[name].y.numpy()
         table[name] = _measured(cut, values, y, own)
         for group in () if part.groups is None else np.unique(part.groups).tolist():
             rows = part.groups == group
@@ -118,7 +113,7 @@ def _decider(
         "warnings": list(band.warnings_),
         "notes": list(question.notes),
     }
-    return Decider(encoder, *head, known, _reference(parts, scores))
+    return Decider(encoder, *head, known, _reference(parts, scores["calibration"]))
 
 
 def guarantee(band: ThreeWayThreshold, delta: float, together: Sequence[str]) -> str:
