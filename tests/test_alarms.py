@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from pnp import geometry
-from pnp.callbacks.monitor import Sighting, collapse_kind, is_alarming
+from pnp.callbacks.collapse import Sighting, collapse_kind, is_alarming
 from pnp.cli.train import train
 from pnp.results import Row, better, logged_best, main_network
 from pnp.runs import reopen

@@ -10,7 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn.functional import normalize
 
 from pnp import geometry
-from pnp.callbacks.monitor import collapse_kind, knn_accuracy, online_band
+from pnp.callbacks.collapse import collapse_kind
+from pnp.callbacks.monitor import knn_accuracy, online_band
 from pnp.distributed import gloo_group
 from pnp.errors import UserError
 from pnp.evaluation.band_metrics import BandMetrics

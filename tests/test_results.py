@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pnp.results import METRICS, OTHER, OWNERS, Row, describe, find, to_metrics, to_rows
+from pnp.metrics import METRICS, describe
+from pnp.results import OTHER, OWNERS, Row, find, to_metrics, to_rows
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures" / "v0.1" / "metrics").glob("*.json.gz"))
 

@@ -15,7 +15,7 @@ import yaml
 
 from pnp import locks
 from pnp.errors import UserError
-from pnp.runs import directory, jobs, launch, processes
+from pnp.runs import arguments, directory, jobs, launch, processes
 from pnp.runs.config import plain
 from pnp.signals import Interrupted
 
@@ -378,10 +378,10 @@ def test_a_sweep_over_paths_and_long_values_has_one_folder_per_job(tmp_path):
 
 def test_folders_of_a_sweep_are_named_by_what_varies_alone():
     given = ["-m", "~callbacks.monitor", "trainer.max_epochs=1", "seed=0,1"]
-    words = launch._named_by_what_varies(given)
+    words = arguments.named_by_what_varies(given)
     assert words[:-1] == given
     left_out = "['resume','logger','sweep','callbacks.monitor','trainer.max_epochs']"
     assert words[-1] == f"hydra.job.config.override_dirname.exclude_keys={left_out}"
-    assert launch._named_by_what_varies(["seed=0", "~callbacks.monitor"]) == [
+    assert arguments.named_by_what_varies(["seed=0", "~callbacks.monitor"]) == [
         "seed=0", "~callbacks.monitor",
     ]  # fmt: skip

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pnp import geometry
-from pnp.callbacks.monitor import collapse_kind
+from pnp.callbacks.collapse import collapse_kind
 
 POINTS = 40  # measurements of a batch in the course of a run
 COMMON = [

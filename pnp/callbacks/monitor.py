@@ -1,7 +1,6 @@
 """Student and teacher on held-out images at every epoch: geometry, kNN, band, collapse alarm."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from pnp import geometry
+from pnp.callbacks.collapse import ADVICE, Sighting, collapse_kind, is_alarming
 from pnp.callbacks.gradients import TermGradients, starving
 from pnp.data import ImageSet
 from pnp.distributed import broadcast, rank, world_size
@@ -28,50 +28,6 @@ from pnp.seeds import generator
 
 FIRST = 1000  # steps in which batches are checked between epochs
 QUESTIONS = 10  # classes whose band is measured online, at most
-# Kinds of collapse: how each shows in the embeddings, and what to do about it.
-ADVICE = {
-    "complete": "all images share one embedding: raise the weights of variance or repulsion",
-    "cone": "all images sit in one narrow cone: raise variance or repulsion",
-    "dimensional": "few axes are used: raise covariance or repulsion, or lower the learning rate",
-}
-
-
-def collapse_kind(measures: dict[str, float], images: int, dims: int) -> str | None:
-    """Name the collapse that `geometry.describe` shows, the worst first; None when there is none.
-
-    complete: mean cosine above 0.95; cone: above 0.49, which is ‖mean z‖ above 0.7 of many images
-    (of N spread ones ‖mean z‖² is 1/N, and the mean cosine over pairs 0); dimensional: effective
-    rank below 5 % of what N images in D dimensions allow.
-    """
-    if measures["mean_cosine"] > 0.95:
-        return "complete"
-    if measures["mean_cosine"] > 0.49:
-        return "cone"
-    if measures["effective_rank"] < 0.05 * min(dims, images - 1):
-        return "dimensional"
-    return None
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """A measurement of one network: its kind of collapse, its mean cosine, the step."""
-
-    kind: str | None
-    cosine: float
-    step: int
-
-
-def is_alarming(before: Sighting | None, now: Sighting, total_steps: int) -> bool:
-    """Tell whether a kind of collapse has come to stay.
-
-    Every network starts as a cone: healthy ones of 28 px digits left it after 50 steps of 150. It
-    has a third of the run (16 to 250 steps) and is left alone while its cone opens: while the mean
-    cosine falls by more than .02 between two measurements.
-    """
-    if now.kind is None or before is None or now.kind != before.kind:
-        return False
-    opening = now.kind != "dimensional" and now.cosine < before.cosine - 0.02
-    return now.step >= min(250, max(16, total_steps / 3)) and not opening
 
 
 def knn_accuracy(

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pnp.results import OWNERS, Row, describe, main_table, to_rows
+from pnp.metrics import describe
+from pnp.results import OWNERS, Row, main_table, to_rows
 
 if TYPE_CHECKING:
     from pnp.export.encoder import Encoder

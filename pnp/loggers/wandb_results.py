@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pnp.files import read_csv, read_json, read_text
-from pnp.results import NETWORKS, OWNERS, Row, describe, to_rows
+from pnp.metrics import describe
+from pnp.results import NETWORKS, OWNERS, Row, to_rows
 
 CHARTS = 12  # concepts with a curve of their own; the table has all
 

@@ -17,7 +17,8 @@ import numpy as np
 from pnp.errors import UserError
 from pnp.files import read_csv, read_json, read_text, read_yaml
 from pnp.keys import upgrade
-from pnp.results import GAPS, OWNERS, Metric, Row, describe, to_rows
+from pnp.metrics import Metric, describe
+from pnp.results import GAPS, OWNERS, Row, to_rows
 
 # Folders inside a run, where no other run is looked for.
 SKIPPED = {"checkpoints", "features", "figures", "wandb", ".hydra", ".git"}

@@ -11,21 +11,12 @@ from pnp.band.inputs import Budgets
 from pnp.band.planning import plan
 from pnp.errors import UserError
 from pnp.files import flatten, read_json
+from pnp.metrics import Metric, describe
 from pnp.report.groups import text
 from pnp.report.multiples import Panel, panels
 from pnp.report.page import markdown_table, measure, render, save
 from pnp.report.reading import AXES, Run, read_run
-from pnp.results import (
-    MEAN,
-    NETWORKS,
-    OWNERS,
-    REFERENCES,
-    Metric,
-    Row,
-    describe,
-    find,
-    main_network,
-)
+from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Row, find, main_network
 
 SHEETS = {"views", "band_images"}  # photographs: their colours stay in dark mode
 MIME = {".svg": "image/svg+xml", ".png": "image/png"}

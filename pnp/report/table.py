@@ -13,20 +13,11 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
+from pnp.metrics import Metric, describe
 from pnp.report.groups import Group, differing_keys, settings
 from pnp.report.page import markdown_table, number, spread
 from pnp.report.reading import Run
-from pnp.results import (
-    MEAN,
-    NETWORKS,
-    OWNERS,
-    REFERENCES,
-    Metric,
-    Row,
-    describe,
-    logged_best,
-    to_rows,
-)
+from pnp.results import MEAN, NETWORKS, OWNERS, REFERENCES, Row, logged_best, to_rows
 
 # Last values shown beside the final metrics, of the teacher, or of the student where there is none.
 MONITORS = {

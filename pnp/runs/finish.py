@@ -46,7 +46,7 @@ def mark_finished(folder: Path) -> None:
 
 def print_main(main: Mapping[str, Any]) -> None:
     """Print the better of several networks and what decided."""
-    from pnp.results import describe
+    from pnp.metrics import describe
 
     name, values = main["network"], {k: v for k, v in main.items() if k not in ("network", "by")}
     others = ", ".join(f"{other} {value:.3f}" for other, value in values.items() if other != name)
@@ -61,7 +61,8 @@ def print_table(rows: Sequence[Row], remark: str = "") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from pnp.results import OWNERS, describe, find, main_table
+    from pnp.metrics import describe
+    from pnp.results import OWNERS, find, main_table
 
     metrics, lines, note = main_table(rows)
     if lines:

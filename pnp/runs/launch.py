@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from pnp import console
 from pnp.errors import UserError
 from pnp.files import is_disk_full, read_json, write_json
-from pnp.keys import renamed
+from pnp.runs import arguments
 from pnp.runs.config import conf_dir
 from pnp.runs.directory import is_multirun
-from pnp.runs.hints import hints, odd_option
+from pnp.runs.hints import hints
 from pnp.runs.jobs import Busy, run_name
 from pnp.signals import STOPPING, Interrupted, Listener, requeue
 
@@ -40,22 +40,13 @@ def compose(name: str, overrides: Sequence[str], *, as_job: bool = False) -> Any
     from omegaconf import open_dict
 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose(name, _understood(overrides), return_hydra_config=as_job)
+        cfg = hydra.compose(name, arguments.understood(overrides), return_hydra_config=as_job)
     if not as_job:
         return OmegaConf.to_container(cfg)
     HydraConfig.instance().set_config(cfg)  # it knows the groups that were chosen
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg
-
-
-def _understood(overrides: Sequence[str]) -> list[str]:
-    """Overrides with today's keys, and with csv for no logger: Hydra takes no null for a group."""
-    words = renamed(overrides)
-    none = {"logger=null", "logger=false", "logger=none", "logger="} & set(words)
-    for word in none:
-        print(f"{word} means logger=csv: metrics.csv is always written.")
-    return ["logger=csv" if word in none else word for word in words]
 
 
 def launch(config_name: str, run: Callable[[Any], Any]) -> None:
@@ -71,14 +62,11 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     console.fall_back()
     task = Task(run)
-    # Argparse takes no flag between overrides; a stable sort brings -m to the front.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-    sys.argv[1:] = _understood(sys.argv[1:])
-    if odd := odd_option(sys.argv[1:]):
-        complain(odd)
+    try:
+        sys.argv[1:] = arguments.prepared(config_name, sys.argv[1:])
+    except UserError as error:
+        complain(str(error))
         sys.exit(2)
-    sys.argv[1:] = _run_dir_checked(config_name, sys.argv[1:])
-    sys.argv[1:] = _named_by_what_varies(sys.argv[1:])
     status: Any = 0
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -289,63 +277,3 @@ def complain(message: str) -> None:
     from rich.text import Text
 
     Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message))
-
-
-def _named_by_what_varies(arguments: list[str]) -> list[str]:
-    """The arguments of a multirun, with folder names of the keys that vary among its jobs.
-
-    A folder of that name with other fixed settings is left alone: a hash is appended then.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    words = [w for w in arguments if w.startswith("~") or ("=" in w and not w.startswith("-"))]
-    try:
-        parsed = [OverridesParser.create().parse_override(word) for word in words]
-    except HydraException:
-        return arguments  # Hydra says it better
-    fixed = [o.key_or_group for o in parsed if not o.is_sweep_override()]
-    task = [key for key in fixed if not key.startswith(("hydra.", "hydra/"))]
-    varied = len(fixed) < len(parsed) or "sweep" in task
-    if not {"-m", "--multirun"} & set(arguments) or not task or not varied:
-        return arguments
-    left_out = ",".join(f"'{key}'" for key in dict.fromkeys(["resume", "logger", "sweep", *task]))
-    return [*arguments, f"hydra.job.config.override_dirname.exclude_keys=[{left_out}]"]
-
-
-def _run_dir_checked(config_name: str, arguments: list[str]) -> list[str]:
-    """The arguments, with a run directory that can be written.
-
-    Hydra makes it before anything of ours runs, and would fail with a traceback. What goes to
-    `run_dir=PATH`, or into the run that is evaluated, needs no other directory.
-    """
-    words = [word.partition("=") for word in arguments if not word.startswith("-")]
-    given = {key: value for key, _, value in words}
-    many = bool({"-m", "--multirun"} & set(arguments))
-    asked = [k for k in ("hydra.run.dir", "hydra.sweep.dir") if k in given]
-    if any(word.startswith("-") for word in arguments) and not many:
-        return arguments  # --help and its like make no directory
-    if not asked and not many and config_name in ("train", "evaluate"):
-        run = given.get("run", "").strip("\"'")
-        place = given.get("run_dir") or (given["run"] if run and Path(run).is_dir() else "")
-        if place:
-            arguments = [*arguments, f"hydra.run.dir={place}"]
-        given["hydra.run.dir"], asked = place or "runs", ["hydra.run.dir"]
-    elif not asked and many:
-        given["hydra.sweep.dir"], asked = "runs/sweep", ["hydra.sweep.dir"]
-    for key in asked:
-        value = given[key].strip("\"'")  # Hydra's own quotes, around a path with spaces
-        if "${" in value:
-            continue
-        try:
-            Path(value).mkdir(parents=True, exist_ok=True)
-            probe = Path(value) / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            complain(
-                f"cannot write to {key}={value}: {error.strerror}. Choose another folder: "
-                f"{'hydra.sweep.dir' if many else 'hydra.run.dir'}=PATH."
-            )
-            sys.exit(2)
-    return arguments
