@@ -16,9 +16,9 @@ from pnp.cpu import cores
 from pnp.data import ambiguous, arrays, datasets, folder, hub
 from pnp.data.cache import ArrayImages
 from pnp.data.files import FolderImages, load
-from pnp.data.imageset import ImageSet, concatenate, first_channel, is_grey, resize
+from pnp.data.imageset import ImageSet, concatenate, first_channel, is_grey, resize, statistics
 from pnp.data.loader import Loader, batches_per_epoch
-from pnp.data.splits import amount, deal, permutation, repeats
+from pnp.data.splits import amount, deal, permutation, record, repeats
 from pnp.distributed import world_size
 from pnp.errors import UserError, choice, number, whole
 
@@ -35,8 +35,6 @@ DATASETS: dict[str, Callable[["DataModule"], dict[str, ImageSet]]] = {
     "array": lambda d: d._array(),
     "hf": lambda d: d._hub(),
 }
-# Images that the normalisation constants are computed from, at most; files are dearer to read.
-SAMPLE, SAMPLE_FILES = 10_000, 1_000
 
 
 class DataModule(L.LightningDataModule):
@@ -257,10 +255,7 @@ class DataModule(L.LightningDataModule):
 
     @property
     def mean(self) -> list[float]:
-        """Mean of each channel over train, with pixels from 0 to 1.
-
-        Over evenly spaced images where there are more than 10,000 (1,000 files that stream).
-        """
+        """Mean of each channel over train, with pixels from 0 to 1; see `imageset.statistics`."""
         return self._statistics[0]
 
     @property
@@ -269,43 +264,16 @@ class DataModule(L.LightningDataModule):
         return self._statistics[1]
 
     def split_record(self) -> dict[str, dict[str, Any]]:
-        """Count, digest and role of every split, for the run directory.
-
-        Of files also `content`: a digest that is the same however they are read.
-        """
+        """Count, digest and role of every split, for the run directory; see `splits.record`."""
         return self._record
 
     @cached_property
     def _record(self) -> dict[str, dict[str, Any]]:
-        roles = {
-            "train": ["fitting probes"],
-            "validation": ["choosing"],
-            "calibration": ["thresholds of the band"],
-            "test": ["reporting"],
-        }
-        record = {}
-        for name, split in self.splits.items():
-            pretrained = ["pre-training"] if name in self.pretrain_on else []
-            role = ", ".join(pretrained + roles.get(name, []))
-            record[name] = {"count": len(split), "digest": split.digest(), "role": role}
-            if (content := split.content_digest()) is not None:
-                record[name]["content"] = content
-        return record
+        return record(self.splits, self.pretrain_on)
 
     @cached_property
     def _statistics(self) -> tuple[list[float], list[float]]:
-        train = self.splits["train"]
-        most = SAMPLE_FILES if isinstance(train.images, FolderImages) else SAMPLE
-        sample = torch.linspace(0, len(train) - 1, min(most, len(train))).long()
-        total = square = torch.zeros(self.channels, dtype=torch.float64)
-        for index in sample.split(256):
-            pixels = train.batch(index).double() / 255
-            total = total + pixels.sum((0, 2, 3))
-            square = square + pixels.square().sum((0, 2, 3))
-        count = len(sample) * self.size**2
-        mean = total / count
-        variance = (square / count - mean**2).clamp_min(255**-2)
-        return mean.tolist(), variance.sqrt().tolist()
+        return statistics(self.splits["train"])
 
     # ---- what Lightning calls -------------------------------------------------------------------
 

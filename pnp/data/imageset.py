@@ -12,6 +12,8 @@ from pnp.data.files import FolderImages
 from pnp.data.names import ENCODING, ODD
 from pnp.errors import UserError
 
+# Images that normalisation constants are computed from, at most; files are dearer to read.
+SAMPLE, SAMPLE_FILES = 10_000, 1_000
 PER_IMAGE = ("labels", "eta", "concept", "latent", "content", "votes")
 
 
@@ -154,6 +156,25 @@ def resize(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c s 
         )
         out[start : start + 1024] = small.round_().clamp_(0, 255).to(torch.uint8)
     return out
+
+
+def statistics(images: ImageSet) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation (at least 1/255) of each channel, with pixels from 0 to 1.
+
+    Over evenly spaced images where there are more than 10,000 (1,000 files that stream).
+    """
+    most = SAMPLE_FILES if isinstance(images.images, FolderImages) else SAMPLE
+    sample = torch.linspace(0, len(images) - 1, min(most, len(images))).long()
+    channels, height, width = images.shape
+    total = square = torch.zeros(channels, dtype=torch.float64)
+    for index in sample.split(256):
+        pixels = images.batch(index).double() / 255
+        total = total + pixels.sum((0, 2, 3))
+        square = square + pixels.square().sum((0, 2, 3))
+    count = len(sample) * height * width
+    mean = total / count
+    variance = (square / count - mean**2).clamp_min(255**-2)
+    return mean.tolist(), variance.sqrt().tolist()
 
 
 def is_grey(images: ImageSet) -> bool:

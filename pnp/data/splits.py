@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from pnp.errors import UserError
 
 SPLITS = ("train", "validation", "calibration", "test")
 JUDGED = ("calibration", "test")
+ROLES = {
+    "train": "fitting probes", "validation": "choosing",
+    "calibration": "thresholds of the band", "test": "reporting",
+}  # fmt: skip
 
 
 def stream(*key: int | str) -> np.random.PCG64:
@@ -151,6 +156,18 @@ def _cut(part: ImageSet, taken: Mapping[str, int], rest: str, seed: int) -> dict
     return {
         name: replace(part.subset(index.sort().values), name=name) for name, index in pieces.items()
     }
+
+
+def record(splits: Mapping[str, ImageSet], pretrain_on: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Count, digest and role of every split; of files also `content`, however they are read."""
+    entries = {}
+    for name, split in splits.items():
+        pretrained = ["pre-training"] if name in pretrain_on else []
+        role = ", ".join([*pretrained, *([ROLES[name]] if name in ROLES else [])])
+        entries[name] = {"count": len(split), "digest": split.digest(), "role": role}
+        if (content := split.content_digest()) is not None:
+            entries[name]["content"] = content
+    return entries
 
 
 def repeats(splits: Mapping[str, ImageSet]) -> list[str]:
