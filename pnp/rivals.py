@@ -264,7 +264,7 @@ class BarlowTwins(nn.Module):
             UserError: there is one view or one image.
         """
         with torch.autocast(student.device.type, enabled=False):
-            z = _global_batch(student)
+            z = _global_images(student)[0]
             return {"loss": _mean([self.loss(a, b) for a, b in combinations(z, 2)])}
 
 
@@ -312,7 +312,7 @@ class LeJEPA(nn.Module):
         from lightly.loss.lejepa_loss import lejepa_invariance_loss
 
         with torch.autocast(student.device.type, enabled=False):
-            z = _global_batch(student)
+            z = _global_images(student)[0]
             invariance = lejepa_invariance_loss(all_proj=z, global_proj=z[: len(teacher)])
             with _directions(z, epoch):
                 sigreg = self.sigreg(z)
@@ -353,7 +353,7 @@ class VISReg(nn.Module):
             UserError: there is one view or one image.
         """
         with torch.autocast(student.device.type, enabled=False):
-            z, views = _global_batch(student), len(teacher)
+            z, views = _global_images(student)[0], len(teacher)
             with _directions(z, epoch):
                 parts = self.loss.forward_components(local_proj=z[views:], global_proj=z[:views])
         return {"loss": parts.total, **{k: v for k, v in parts._asdict().items() if k != "total"}}
@@ -385,11 +385,6 @@ def _pairs(student: Tensor, teacher: Tensor) -> list[tuple[int, int]]:
     if not pairs:
         raise UserError("this objective compares views: give at least 2 (views.count).")
     return pairs
-
-
-def _global_batch(z: Tensor) -> Tensor:
-    """Gather the outputs (V, N, K) of all processes, in at least float32."""
-    return _global_images(z)[0]
 
 
 def _global_images(z: Tensor) -> tuple[Tensor, slice | None]:

@@ -28,16 +28,13 @@ PROGRESS = {
 
 def run_directory(cfg: Any) -> Path:
     """Make and return the directory of this run: `run_dir`, else Hydra's run directory."""
-    from hydra.core.hydra_config import HydraConfig
-
-    initialized = HydraConfig.initialized()
+    job = hydra_job()
     if cfg.get("run_dir"):
         path = Path(str(cfg.run_dir))
-        runtime: Any = HydraConfig.get().runtime if initialized else {}
-        if "output_dir" in runtime:
-            remove_empty(Path(runtime.output_dir), path)
-    elif initialized:
-        path = Path(HydraConfig.get().runtime.output_dir)
+        if job is not None and "output_dir" in job.runtime:
+            remove_empty(Path(job.runtime.output_dir), path)
+    elif job is not None:
+        path = Path(job.runtime.output_dir)
     elif "hydra" in cfg:
         path = Path(cfg.hydra.run.dir)
     else:
@@ -69,35 +66,34 @@ def make(path: Path) -> None:
         ) from error
 
 
-def is_multirun() -> bool:
-    """Tell whether this is one job of `-m`, in whatever process it runs."""
+def hydra_job() -> Any:
+    """Hydra's own section of the configuration; None where Hydra does not run us."""
     from hydra.core.hydra_config import HydraConfig
 
-    mode = HydraConfig.get().mode if HydraConfig.initialized() else None
-    return mode is not None and mode.name == "MULTIRUN"
+    return HydraConfig.get() if HydraConfig.initialized() else None
+
+
+def is_multirun() -> bool:
+    """Tell whether this is one job of `-m`, in whatever process it runs."""
+    job = hydra_job()
+    return job is not None and job.mode is not None and job.mode.name == "MULTIRUN"
 
 
 def in_multirun() -> bool:
     """Tell whether this is one job of `-m`, in the process that runs all of them."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return is_multirun() and "submitit" not in str(HydraConfig.get().launcher.get("_target_", ""))
+    return is_multirun() and "submitit" not in str(hydra_job().launcher.get("_target_", ""))
 
 
 def overrides() -> list[str]:
     """The words of the command line that set keys, where Hydra runs us."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    job = hydra_job()
+    return [] if job is None else list(job.overrides.task)
 
 
 def choices() -> dict[str, str]:
     """The option chosen in each config group, where Hydra runs us."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if not HydraConfig.initialized():
-        return {}
-    groups = HydraConfig.get().runtime.choices
+    job = hydra_job()
+    groups = {} if job is None else job.runtime.choices
     return {
         str(k): str(v) for k, v in groups.items() if "/" not in str(k) and v not in (None, "null")
     }

@@ -218,8 +218,6 @@ def placement(
 
 def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> list[Any]:
     """CSV always, beside it what `logger=` says; a sweep's jobs make one W&B group."""
-    from hydra.core.hydra_config import HydraConfig
-
     from pnp.loggers.csv import CSVLog
 
     chosen: list[Any] = [CSVLog(folder)]
@@ -233,8 +231,8 @@ def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> lis
         from pnp.loggers.wandb import WandbLog
         from pnp.runs import directory
 
-        job = HydraConfig.get() if HydraConfig.initialized() else None
-        if job is not None and job.mode is not None and job.mode.name == "MULTIRUN":
+        if directory.is_multirun():
+            job = directory.hydra_job()
             options["name"] = options.get("name") or job.job.override_dirname
             options["group"] = options.get("group") or Path(job.sweep.dir).name
             if "WANDB_SWEEP_ID" not in os.environ:  # one id for all jobs would mix them up
