@@ -110,9 +110,9 @@ def test_probe_data_sets_are_independent_of_the_pretraining_data(trained, tmp_pa
     run = f"run={tmp_path / 'run'}"
     again = judged(run, f"datasets={{ambiguous: {same}}}", *options)
     assert {k: again[f"ambiguous/{k}"] for k in first} == first
+    assert (tmp_path / "run" / "ambiguous" / "figures" / "band_width.svg").exists()
     other = judged(run, f"datasets={{ambiguous: {same[:-1]}, seed: 7}}}}", *options, BRIEF[2])
     assert other["ambiguous/test/knn/teacher"] != first["test/knn/teacher"]
-    assert (tmp_path / "run" / "ambiguous" / "figures" / "band_width.svg").exists()
     with pytest.raises(UserError, match=r"datasets=fashion is unknown; choose from ambiguous"):
         judged(run, "datasets=[fashion]", *options)
 

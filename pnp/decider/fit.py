@@ -63,7 +63,10 @@ def fit(
         fitted.append((question, parts, head, scores))
     holm = len(questions) > 1 and budgets.method == "exact" and budgets.budget != "answered"
     bands = fit_each(threshold, samples, cuts if holm else None)
-    return [_decider(encoder, *each, bands, budgets, facts) for each in fitted]
+    return [
+        _decider(encoder, question, parts, head, scores, bands, budgets, facts)
+        for question, parts, head, scores in fitted
+    ]
 
 
 def _decider(

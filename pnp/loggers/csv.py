@@ -26,7 +26,7 @@ class CSVLog(Logger):
         folder: the run directory.
     """
 
-    name, version = "csv", ""  # pyright: ignore[reportIncompatibleMethodOverride]
+    name, version = "csv", ""  # pyright: ignore
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()

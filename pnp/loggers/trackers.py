@@ -70,7 +70,7 @@ class TrackioLog(Logger):
         run: name of the run.
     """
 
-    name, version = "trackio", ""  # pyright: ignore[reportIncompatibleMethodOverride]
+    name, version = "trackio", ""  # pyright: ignore
 
     def __init__(self, project: str, run: str) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ class WandbLog(Logger):
         UserError: an option out of range.
     """
 
-    name, version = "wandb", ""  # pyright: ignore[reportIncompatibleMethodOverride]
+    name, version = "wandb", ""  # pyright: ignore
 
     def __init__(
         self,
