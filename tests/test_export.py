@@ -267,7 +267,7 @@ def test_an_older_export_is_replaced_and_nothing_else_is(run, tmp_path):
     assert json.loads((out / "config.json").read_text())["network"] == "teacher"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out"]
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"other files than an export's \(notes\.txt\)"):
+    with pytest.raises(UserError, match=r"not part of an export \(notes\.txt\)"):
         exported(f"run={run}", f"out={out}")
     other = tmp_path / "other"
     other.mkdir()
@@ -336,7 +336,7 @@ def test_a_run_directory_is_not_yet_an_export(run, tmp_path):
         (["run=/nowhere"], "found no checkpoint at /nowhere"),
         (["run=RUN", "network=projector"], "is unknown; choose from student, teacher"),
         (["run=RUN", "hub=shapes"], "expected USER/NAME"),
-        (["run=RUN", "out=RUN"], "other files than an export's"),
+        (["run=RUN", "out=RUN"], "not part of an export"),
     ],
 )
 def test_what_cannot_be_exported_is_a_message(run, tmp_path, overrides, message):
