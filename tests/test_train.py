@@ -270,8 +270,8 @@ def test_an_unwritable_run_directory_is_named(compose, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["trainer.max_stepz=3"], 1, "did you mean trainer.max_steps"),
-        (["objective=no_repulsio"], 1, "did you mean objective=no_repulsion"),
+        (["trainer.max_stepz=3"], 2, "did you mean trainer.max_steps"),
+        (["objective=no_repulsio"], 2, "did you mean objective=no_repulsion"),
         (["views.count=1"], 2, "at least 2"),
         (["hydra.run.dir=/proc/nothing"], 2, "cannot write to"),
         (["hydra.run.dir='/proc/a b'"], 2, "cannot write to"),
@@ -281,8 +281,10 @@ def test_the_command_line_explains_mistakes(
     tmp_path, monkeypatch, capfd, arguments, status, message
 ):
     from pnp.cli.train import main
+    from pnp.runs.launch import Task
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Task, "called", False)  # by the tests before
     monkeypatch.setattr(sys, "argv", ["pnp-train", *TINY, *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -295,7 +297,7 @@ def test_the_command_line_explains_mistakes(
 def test_a_command_in_a_process_of_its_own_ends_with_the_message_and_its_status(tmp_path, command):
     arguments = command("objective=no_repulsio")
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert "did you mean objective=no_repulsion" in done.stderr
 
 
