@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
 
 from pnp import files
 from pnp.errors import UserError
@@ -64,3 +65,10 @@ def test_a_csv_row_without_its_end_is_no_row_and_one_too_long_is_an_error(tmp_pa
 def test_what_is_written_is_utf8_whatever_the_locale(tmp_path):
     files.write_json(tmp_path / "a.json", {"method": "P¬P"})
     assert json.loads((tmp_path / "a.json").read_bytes().decode("utf-8")) == {"method": "P¬P"}
+
+
+def test_a_number_with_an_exponent_is_a_number_as_omegaconf_reads_it(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("a: 1e-4\nb: 2.5E+3\nc: '1e-4'\nd: 1e\ne: 3\nf: -1.e5\n")
+    expected = {"a": 1e-4, "b": 2.5e3, "c": "1e-4", "d": "1e", "e": 3, "f": -1e5}
+    assert files.read_yaml(file) == expected == OmegaConf.to_container(OmegaConf.load(file))
