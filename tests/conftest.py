@@ -23,6 +23,7 @@ def _deterministic():
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    os.environ.pop("PNP_RUN_DIR", None)  # a run of this process leaves it to the ranks it starts
 
 
 # The final evaluation takes most of a tiny run's time: BRIEF leaves probes on all labels, and FULL

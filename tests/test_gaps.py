@@ -66,7 +66,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_a_report_that_fails_leaves_the_results(tmp_path, monkeypatch, capsys, caplog):
-    monkeypatch.setattr("pnp.report.write_report", lambda _: 1 / 0)
+    monkeypatch.setattr("pnp.report.single.write_report", lambda _: 1 / 0)
     assert finish.write_results(tmp_path, [], {}, protocol.Protocol()) == {}
     assert (tmp_path / "metrics.json").exists()
     assert "the report is left out" in caplog.text

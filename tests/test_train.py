@@ -307,7 +307,7 @@ def test_a_command_in_a_process_of_its_own_ends_with_the_message_and_its_status(
         (
             OSError(28, "No space left on device", "runs/a/last.part"),
             2,
-            "runs/a/last.part: No space left",
+            "cannot write runs/a/last.part: the disk is full",
         ),
         (UserError("too little of it"), 2, "too little of it"),
         (KeyboardInterrupt(), 130, ""),

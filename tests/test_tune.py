@@ -41,7 +41,7 @@ def trained(monkeypatch):
         return {"validation/knn/teacher": cfg.optim.lr}
 
     monkeypatch.setattr("pnp.cli.train.train", train)
-    monkeypatch.setattr("pnp.report.compare_runs", lambda dirs: ["report.html"])
+    monkeypatch.setattr("pnp.report.compare.compare_runs", lambda dirs: ["report.html"])
     return calls
 
 

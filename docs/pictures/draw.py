@@ -144,13 +144,13 @@ def terms() -> str:
         ("alignment", "views of an image agree", "distance of z and t → 0", alignment),
         ("variance", "every axis is used", "σ of each axis ≥ γ = 1/√D", variance),
         ("covariance", "no two axes alike", "off the diagonal → 0", covariance),
-        ("repulsion", "nobody too close", "cosine ≤ margin", repulsion),
+        ("repulsion", "nobody too close", "the nearest are pushed most", repulsion),
     )
     drawn = [
         [text(x, 28, name, "m b"), *shapes, text(x, 200, aim), text(x, 219, how, "m small")]
         for name, aim, how, shapes in panels
     ]
-    title = "The four terms: alignment, variance floor, covariance, repulsion beyond a margin"
+    title = "The four terms: alignment, variance floor, covariance, repulsion"
     return grid(title, drawn, 190, 232)
 
 

@@ -72,18 +72,17 @@ def launch(config_name: str, run: Callable[[Any], Any]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)()
     except SystemExit as stop:
-        if stop.code == 1 and not Sweep.stopped and not Task.called:
-            status = 2
-            for line in hints(config_name, sys.argv[1:]):
-                complain(line)
-        else:
-            status = stop.code
+        status = stop.code
     except KeyboardInterrupt:
         status = 130
     except Exception:
         if not Sweep.stopped:
             raise  # else it is joblib's complaint about processes that were told to stop
     failed = _conclude(task.token)
+    if status == 1 and not (failed or Sweep.stopped or Task.called):
+        status = 2
+        for line in hints(config_name, sys.argv[1:]):
+            complain(line)
     if Sweep.stopped:
         signum, Sweep.stopped = Sweep.stopped, 0
         print("Run the same command again to go on.", file=sys.stderr)
@@ -220,18 +219,16 @@ class Task:
                 sys.exit(2)
 
 
-FULL = (
-    "the disk is full: nothing more can be written. What was there before is whole. Make space and "
-    "give the same command again; pnp-train goes on with resume=auto."
-)
-
-
 def _message(error: Exception) -> str | None:
     """Message for a user's mistake; None for a fault of the program."""
     if isinstance(error, UserError):
         return str(error)
     if is_disk_full(error):
-        return FULL
+        place = getattr(error, "filename", None) or "more"
+        return (
+            f"cannot write {place}: the disk is full. What was there before is whole. Make space "
+            "and give the same command again; pnp-train goes on with resume=auto."
+        )
     if isinstance(error, RuntimeError) and " by peer" in str(error):  # gloo's words
         return (
             "the connection to another process of this run broke: it was killed (out of memory?) "
