@@ -5,6 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(PYTHON) -m uv
 ARGS ?=
+# mlflow and trackio are left out: they hold back Pillow and others; the tests do without them.
+COMMA := ,
+LOCKED := dev,docs,hf,onnx,parquet,sweeps,tensorboard,workspaces
 # Tests side by side; stragglers are handed over to whoever is free.
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
@@ -54,7 +57,7 @@ test-versions:  ## the tests with the lowest and newest dependencies, for every 
 		$(UV) python find -q $$python >/dev/null 2>&1 || { echo "skipped: no Python $$python here"; continue; }; \
 		echo "== Python $$python, $$resolution"; \
 		$(UV) venv -q --clear --python $$python build/versions && \
-		$(UV) pip install -q --python build/versions/bin/python --resolution $$resolution -e '.[dev,sweeps]' && \
+		$(UV) pip install -q --python build/versions/bin/python --resolution $$resolution -e '.[$(LOCKED)]' && \
 		build/versions/bin/python -m pytest $(PARALLEL) $(ARGS) || exit 1; \
 	done; done
 
@@ -111,10 +114,8 @@ wheel-test: .venv/.ready  ## build sdist and wheel, check them, install and run 
 	cd build/wheel/empty && ../venv/bin/pnp-tune --help >/dev/null && ../venv/bin/pnp-embed --help >/dev/null && ../venv/bin/pnp-decide fit --help >/dev/null && ../venv/bin/pnp-doctor --help >/dev/null
 	@echo "the wheel works"
 
-# mlflow and trackio are left out: they hold back Pillow and others; the tests do without them.
-LOCKED := dev docs hf onnx parquet sweeps tensorboard workspaces
 lock:  ## pin names, versions and hashes (no index address)
-	$(UV) pip compile -q pyproject.toml $(LOCKED:%=--extra %) --universal --python-version 3.11 --generate-hashes \
+	$(UV) pip compile -q pyproject.toml $(subst $(COMMA), --extra ,--extra $(LOCKED)) --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate -o requirements.lock
 
 clean:  ## remove the environment, caches and build outputs (runs/ is kept)

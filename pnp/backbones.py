@@ -155,20 +155,29 @@ def _timm(name: str, in_channels: int, image_size: int, pretrained: bool) -> nn.
             net = make(img_size=image_size)
         except TypeError:  # convolutional models take any size and refuse the argument
             net = make()
-    except TOO_SMALL as error:
-        raise _refusal(name, image_size, error) from error
+    except (*TOO_SMALL, OSError) as error:
+        if not pretrained:
+            raise _refusal(name, image_size, error) from error
+        _timm(name, in_channels, image_size, pretrained=False)  # refused where the size is at fault
+        raise UserError(
+            f"pretrained=true: there are no weights of timm:{name} to be had ({_reason(error)}). "
+            "Give pretrained=false, or state_dict=FILE."
+        ) from error
     net.dim = _width(net, name, in_channels, image_size)  # pyright: ignore[reportArgumentType]
     return net
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _refusal(name: str, image_size: int, error: Exception) -> UserError:
     import timm
 
     made_for = getattr(timm.get_pretrained_cfg(name), "input_size", (3, 224, 224))[-1]
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"timm:{name} cannot take {image_size} px images ({reason}). Use data.size={made_for}, for "
-        "which it is made, or another model."
+        f"timm:{name} cannot take {image_size} px images ({_reason(error)}). Use "
+        f"data.size={made_for}, for which it is made, or another model."
     )
 
 

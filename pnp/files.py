@@ -84,9 +84,10 @@ def is_disk_full(error: BaseException | None) -> bool:
     """
     while error is not None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        words = str(error).lower()
-        # The last are NumPy's: "16 requested and 0 written".
-        if full or any(w in words for w in ("no space left", "disk is full", " requested and ")):
+        # The last words are NumPy's.
+        if full or re.search(
+            r"(?i)no space left|disk is full|requested and \d+ written", str(error)
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -124,8 +125,9 @@ def read_text(path: Path, name: str = "") -> str:
     """
     try:
         return path.expanduser().read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {name or path}: {error.strerror or error}.") from error
+    except (OSError, RuntimeError) as error:  # the latter of ~somebody who is not there
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {name or path}: {reason}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {name or path}: it is not UTF-8 ({error}).") from error
 

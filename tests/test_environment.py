@@ -65,6 +65,23 @@ def test_a_backbone_of_timm_knows_its_width_or_is_refused_with_a_size_that_works
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, net.dim)
 
 
+def test_weights_that_cannot_be_had_are_no_matter_of_size(monkeypatch):
+    import timm
+
+    make = timm.create_model
+
+    def offline(name, *, pretrained, **options):
+        if pretrained:
+            raise OSError("the Hub cannot be reached")
+        return make(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError, match=r"no weights of timm:test_vit.*Hub.*pretrained=false"):
+        backbone("timm:test_vit", image_size=32, pretrained=True)
+    with pytest.raises(UserError, match=r"cannot take 32 px images.*data.size="):
+        backbone("timm:inception_v3", image_size=32, pretrained=True)
+
+
 FAMILIES = (
     "cait_xxs24_224", "coat_tiny", "convnext_atto", "crossvit_tiny_240", "deit_tiny_patch16_224",
     "edgenext_xx_small", "efficientvit_b0", "eva02_tiny_patch14_224", "fasternet_t0", "gcvit_tiny",
@@ -230,4 +247,5 @@ def test_a_full_disk_is_one_message_whoever_wrote():
         assert "the disk is full" in str(launch._message(error))
         with pytest.raises(type(error)):  # no gap: nothing else can be written either
             Gaps().attempt("the report", lambda error=error: (_ for _ in ()).throw(error))
-    assert "odd" in str(launch._message(OSError("odd")))
+    assert launch._message(OSError("the Hub is not there")) == "the Hub is not there"
+    assert "full" not in str(launch._message(OSError("64 images requested and 40 found")))

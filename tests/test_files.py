@@ -1,6 +1,7 @@
 """Files are replaced whole or not at all, and unreadable ones are named."""
 
 import json
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -46,6 +47,11 @@ def test_a_broken_json_file_is_named(tmp_path, content, message):
         file.write_bytes(content)
     with pytest.raises(UserError, match=f"some.json.*{message}|{message}.*some.json"):
         files.read_json(file)
+
+
+def test_the_home_of_nobody_is_a_file_that_cannot_be_read():
+    with pytest.raises(UserError, match=r"cannot read labels=~nobody-here/a\.csv"):
+        files.read_text(Path("~nobody-here/a.csv"), "labels=~nobody-here/a.csv")
 
 
 def test_a_missing_file_is_its_default(tmp_path):

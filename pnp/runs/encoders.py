@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +148,8 @@ def own_classes(
     }
     questions = []
     first = len(targets.names) - len(meanings)  # a concept that comes with the data stands before
-    for k, name, meaning in zip(count(first), targets.names[first:], meanings, strict=False):
+    for k, meaning in enumerate(meanings, first):
+        name = targets.names[k]
         parts = {part: found[k] for part, found in split_parts.items()}
         seen = {h for part in ("head", "validation") for h in parts[part].hashes.tolist()}
         again = sum(h in seen for h in parts["calibration"].hashes.tolist())

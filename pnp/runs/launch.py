@@ -243,9 +243,10 @@ def _message(error: Exception) -> str | None:
         return "cannot write a checkpoint: is the disk full? resume=auto goes on from the last one."
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more; resume=auto goes on from the last checkpoint."
-    if isinstance(error, OSError):
-        place = error.filename or "the run directory"
-        return f"cannot read or write {place}: {error.strerror or error}."
+    if isinstance(error, OSError) and (error.filename or error.strerror):
+        return f"cannot read or write {error.filename or 'the run directory'}: {error.strerror}."
+    if isinstance(error, OSError):  # a library's own words, of a network maybe
+        return str(error) or type(error).__name__
     return None
 
 

@@ -59,10 +59,8 @@ def fit(
     data, module, untrained = parts(config)
     evaluate.band_targets(data, build(config["evaluation"], "evaluation"))  # mistakes come early
     trainer = build_trainer(config, folder, data)
-    began = LambdaCallback(on_train_start=lambda *_: restored.append(True))
-    restored = list[bool]()
     timer = Timer(verbose=False)  # its state is in the checkpoints: a resumed run goes on counting
-    trainer.callbacks.extend([timer, began, *callbacks])  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.callbacks.extend([timer, *callbacks])  # pyright: ignore[reportAttributeAccessIssue]
     step = 0
     if checkpoint:
         saved = directory.load_checkpoint(checkpoint, config)
@@ -86,7 +84,7 @@ def fit(
             try:
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                if checkpoint is None or restored or isinstance(error, UserError):
+                if checkpoint is None or timer.start_time() or isinstance(error, UserError):
                     raise
                 raise UserError(
                     f"{checkpoint} cannot be resumed, it was changed or damaged "
