@@ -1,7 +1,11 @@
 """The CPU: cores of this process, waiting threads that sleep, malloc that reuses freed memory."""
 
 import ctypes
+import math
 import os
+import shutil
+import sys
+from pathlib import Path
 
 SPINS = "1000"  # about as long as it takes to sleep and wake up
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -12,6 +16,16 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def shared_memory(place: Path = Path("/dev/shm")) -> float:
+    """Bytes free for what processes hand to each other; infinite outside Linux, which has no file.
+
+    Containers often have little (Docker: 64 MB) or none; a process that writes more is killed.
+    """
+    if sys.platform != "linux":
+        return math.inf
+    return shutil.disk_usage(place).free if os.access(place, os.W_OK) else 0
 
 
 def sleep_at_barriers() -> None:

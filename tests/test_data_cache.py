@@ -129,6 +129,21 @@ def test_workers_decode_only_where_training_can_spare_the_cores(
     assert loader._stream.num_workers == expected
 
 
+def test_workers_are_as_many_as_shared_memory_holds_batches_for(pictures, monkeypatch):
+    monkeypatch.setattr("pnp.data.datamodule.cores", lambda: 9)
+    monkeypatch.setattr("pnp.data.datamodule.shared_memory", lambda: 5.5 * 4 * 3 * 8 * 8)
+
+    def workers(**options):
+        module = data(pictures, batch_size=4, resident=False, cache=False, **options)
+        return module.train_dataloader()._stream.num_workers
+
+    assert workers() == workers(num_workers=2) == 2  # two batches each and one in use
+    with pytest.raises(UserError, match=r"/dev/shm has 0.0 MiB free.*data.num_workers=0"):
+        workers(num_workers=3)
+    monkeypatch.setattr("pnp.data.datamodule.shared_memory", lambda: 0)
+    assert workers() == workers(num_workers=0) == 0
+
+
 def test_a_damaged_array_is_refused_and_named(pictures):
     folder.parts(pictures, 8, cache=pictures / "c")
     (array,) = (pictures / "c").glob("*.u8")

@@ -248,4 +248,7 @@ def test_a_full_disk_is_one_message_whoever_wrote():
         with pytest.raises(type(error)):  # no gap: nothing else can be written either
             Gaps().attempt("the report", lambda error=error: (_ for _ in ()).throw(error))
     assert launch._message(OSError("the Hub is not there")) == "the Hub is not there"
+    assert launch._message(OSError(30, "Read-only file system")) == "Read-only file system"
+    died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+    assert "data.num_workers=0" in str(launch._message(died))
     assert "full" not in str(launch._message(OSError("64 images requested and 40 found")))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pnp import auto
-from pnp.cpu import cores
+from pnp.cpu import cores, shared_memory
 from pnp.data import ambiguous, arrays, datasets, folder, hub
 from pnp.data.cache import ArrayImages
 from pnp.data.files import FolderImages, load
@@ -328,13 +328,23 @@ class DataModule(L.LightningDataModule):
         return progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
 
     def _workers(self, images: FolderImages, device: torch.device) -> int:
+        # Two batches wait for each worker, one is in use.
+        batch = self.loader_batch * 3 * images.size**2
+        free = shared_memory()
+        room = max(0, int(min(free / batch, 1000) - 1) // 2)
         if self._num_workers is not None:
+            if self._num_workers > room:
+                raise UserError(
+                    f"data.num_workers={self._num_workers}: /dev/shm has {free / 2**20:.1f} MiB "
+                    f"free, and a worker needs {2 * batch / 2**20:.1f}. Give the container more "
+                    "(docker run --shm-size=1g), or data.num_workers=0."
+                )
             return self._num_workers
         # A worker takes a core from training: with two cores that costs a quarter of the speed, and
         # reading an array in this process costs nothing that shows (benchmarks/RESULTS.md).
         if device.type == "cpu" and (isinstance(images, ArrayImages) or cores() <= 2):
             return 0
-        return max(1, min(8, cores() - 1))
+        return min(room, max(1, min(8, cores() - 1)))
 
     # ---- from official parts to splits ----------------------------------------------------------
 

@@ -234,6 +234,11 @@ def _message(error: Exception) -> str | None:
             "the connection to another process of this run broke: it was killed (out of memory?) "
             "or failed with a message of its own. resume=auto goes on from the last checkpoint."
         )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            "a process that decodes images died: out of memory, or /dev/shm is full. "
+            "data.num_workers=0 decodes without; resume=auto goes on from the last checkpoint."
+        )
     if "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
         return (
             f"memory is full ({str(error).splitlines()[0]}). Use a smaller data.batch_size; with "
@@ -243,10 +248,10 @@ def _message(error: Exception) -> str | None:
         return "cannot write a checkpoint: is the disk full? resume=auto goes on from the last one."
     if isinstance(error, BrokenPipeError):
         return "nobody reads the output any more; resume=auto goes on from the last checkpoint."
-    if isinstance(error, OSError) and (error.filename or error.strerror):
-        return f"cannot read or write {error.filename or 'the run directory'}: {error.strerror}."
-    if isinstance(error, OSError):  # a library's own words, of a network maybe
-        return str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot read or write {error.filename}: {error.strerror}."
+    if isinstance(error, OSError):  # of no file: a library's own words, of a network maybe
+        return error.strerror or str(error) or type(error).__name__
     return None
 
 
