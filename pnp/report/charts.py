@@ -23,6 +23,8 @@ ALL = "*"  # value of a select that leaves everything
 DATA = "configurations"
 GROUP = f"colour == '{ALL}' ? datum.name : datum[colour]"
 GREY = "#8a8a8a"
+COLOUR = alt.Color("group:N", title=None, scale=alt.Scale(scheme="tableau10"))
+PICK = alt.selection_point(name="pick", fields=["group"], bind="legend")
 TICKS = "abs(datum.value) < 1000 ? format(datum.value, '~g') : format(datum.value, '~s')"
 OPTIONS = {
     "ast": True, "renderer": "svg",
@@ -65,20 +67,14 @@ def summarise(
         Rows of a chart: group `c`, `x`, mean `m`, least `l` and largest `h` in the order of `keys`.
     """
     place = {key: i for i, key in enumerate(keys)}
-    parts = [
+    points = [
         (c, run, place[key], x, y)
         for c, runs in enumerate(groups)
         for run, curves in enumerate(runs)
-        for key, (x, y) in curves.items()
+        for key, curve in curves.items()
+        for x, y in zip(*curve, strict=True)
     ]
-    sizes = [len(x) for *_, x, _ in parts]
-    logged = pd.DataFrame(
-        {
-            name: np.repeat([part[i] for part in parts], sizes)
-            for i, name in enumerate(("c", "run", "key"))
-        }
-        | {name: np.concatenate([part[i] for part in parts]) for i, name in ((3, "x"), (4, "y"))}
-    )
+    logged = pd.DataFrame(points, columns=["c", "run", "key", "x", "y"])
     logged["y"] = logged["y"].where(logged["y"].abs() < LARGEST)
     runs = logged.groupby(["c", "key"])["run"].nunique()
     at = logged.groupby(["c", "x", "key"])["y"].agg(["mean", "min", "max", "count"])
@@ -133,7 +129,6 @@ def line_chart(
     axis = alt.Axis(title=x, labelExpr=TICKS, tickCount=5, values=marks)
     across = alt.X("x:Q", scale=scale, axis=axis)
     up = alt.Y("y:Q", title=None, scale=alt.Scale(zero=False))
-    pick, colour = _pick(), _colour()
     tips = [
         alt.Tooltip("name:N", title="configuration"),
         alt.Tooltip("x:Q", title=x, format="~g"),
@@ -144,24 +139,23 @@ def line_chart(
     layers = [
         _legend(),
         own.mark_area(tooltip=None).encode(
-            across, alt.Y("low:Q", title=None), alt.Y2("high:Q"), colour, detail="c:N",
-            opacity=alt.condition(pick, alt.value(0.14), alt.value(0.02)),
+            across, alt.Y("low:Q", title=None), alt.Y2("high:Q"), COLOUR, detail="c:N",
+            opacity=alt.condition(PICK, alt.value(0.14), alt.value(0.02)),
         ),
         own.mark_line(strokeWidth=1.8, tooltip=None).encode(
-            across, up, colour, detail="c:N",
-            opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
+            across, up, COLOUR, detail="c:N",
+            opacity=alt.condition(PICK, alt.value(1), alt.value(0.1)),
         ),
         own.mark_circle(size=60).encode(
-            across, up, colour, tooltip=tips,
+            across, up, COLOUR, tooltip=tips,
             opacity=alt.condition(near, alt.value(1), alt.value(0)),
         ).add_params(near),
     ]  # fmt: skip
     if any(c["reference"] for c in configurations):
         lines = base.transform_filter("datum.reference").mark_line(color=GREY, strokeWidth=1.5)
         layers.append(lines.encode(across, up, alt.StrokeDash("name:N", title=None)))
-    params = [pick, _value("labels", labels)]
     data = {"rows": rows, DATA: configurations}
-    return _spec(layers, f"labels{at}", [*filters, which], params, data)
+    return _spec(layers, f"labels{at}", [*filters, which], {"labels": labels}, data)
 
 
 def scatter_chart(
@@ -192,8 +186,7 @@ def scatter_chart(
     zero = alt.Scale(zero=False, padding=12)
     x = alt.X("x:Q", scale=zero, axis=alt.Axis(title=None, labelExpr=TICKS, tickCount=5))
     y = alt.Y("y:Q", scale=zero, title=None)
-    pick, colour = _pick(), _colour()
-    opacity = alt.condition(pick, alt.value(1), alt.value(0.1))
+    opacity = alt.condition(PICK, alt.value(1), alt.value(0.1))
     order: list[Any] = [alt.SortField("cost"), alt.SortField("gain", order="descending")]
     frontier = (
         base.transform_filter(f"signs[{across.id}] && signs[{up.id}]")
@@ -204,7 +197,7 @@ def scatter_chart(
         .encode(x, y, order="cost:Q")
     )
     bars = base.mark_rule(tooltip=None).encode(
-        x, alt.Y("low:Q", title=None), alt.Y2("high:Q"), colour, opacity=opacity
+        x, alt.Y("low:Q", title=None), alt.Y2("high:Q"), COLOUR, opacity=opacity
     )
     tips = [
         alt.Tooltip("name:N", title="configuration"),
@@ -212,11 +205,11 @@ def scatter_chart(
         alt.Tooltip("y:Q", title="up", format=".4~g"),
         alt.Tooltip("half:Q", title="± half of its 95 % interval", format=".2~g"),
     ]
-    dots = base.mark_circle(size=80).encode(x, y, colour, opacity=opacity, tooltip=tips)
+    dots = base.mark_circle(size=80).encode(x, y, COLOUR, opacity=opacity, tooltip=tips)
     title = f"labels[{up.id}] + ' against ' + labels[{across.id}]"
-    params = [pick, _value("signs", signs), _value("labels", labels)]
+    values = {"signs": signs, "labels": labels}
     layers = [_legend(), frontier, bars, dots]
-    return _spec(layers, title, [*filters, up, across], params, {DATA: configurations})
+    return _spec(layers, title, [*filters, up, across], values, {DATA: configurations})
 
 
 def embed(charts: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -257,38 +250,27 @@ def _legend() -> alt.Chart:
     """Nothing to see: all groups, filtered or not, so that each keeps its colour."""
     chart = alt.Chart(alt.NamedData(DATA)).transform_filter("!datum.reference")
     chart = chart.transform_calculate(group=GROUP)
-    return chart.mark_point(opacity=0, tooltip=None).encode(_colour())
-
-
-def _colour() -> alt.Color:
-    return alt.Color("group:N", title=None, scale=alt.Scale(scheme="tableau10"))
-
-
-def _pick() -> alt.Parameter:
-    return alt.selection_point(name="pick", fields=["group"], bind="legend")
-
-
-def _value(name: str, value: Sequence[Any]) -> alt.Parameter:
-    return alt.param(name=name, value=list(value))
+    return chart.mark_point(opacity=0, tooltip=None).encode(COLOUR)
 
 
 def _spec(
     layers: list[Any],
     title: str,
     selects: Sequence[Select],
-    params: list[alt.Parameter],
+    values: Mapping[str, Sequence[Any]],
     data: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    inputs = [
+    params = [PICK, *(alt.param(name=name, value=list(value)) for name, value in values.items())]
+    params += [
         alt.param(name=s.id, value=s.value, bind=alt.BindDirect(element=f"#{s.id}"))
         for s in selects
     ]
     if not any(select.id == "colour" for select in selects):
-        inputs.append(alt.param(name="colour", value=ALL))
+        params.append(alt.param(name="colour", value=ALL))
     words = alt.Title(alt.ExprRef(title))
     chart = alt.layer(*layers).properties(width="container", height=320, title=words)
     # Data by name, put in afterwards: Altair would copy it for every layer.
-    return chart.add_params(*params, *inputs).to_dict() | {"config": LOOK, "datasets": data}
+    return chart.add_params(*params).to_dict() | {"config": LOOK, "datasets": data}
 
 
 def _digits(value: float, digits: int = 4) -> float | None:
