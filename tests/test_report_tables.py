@@ -217,6 +217,14 @@ def test_runs_on_several_data_sets_make_a_table_each_and_no_difference_between_t
     assert '<option value="a" selected>' in html
 
 
+def test_a_key_to_group_by_that_one_data_set_lacks_is_unset_there(tmp_path):
+    for data, more in (("a", {"width": 1}), ("a", {"width": 2}), ("b", {})):
+        path = tmp_path / f"{data}{more.get('width', '')}"
+        make_run(path, data={"dataset": data}, model=more)
+    labels = [row["group"] for row in table(compare_runs([tmp_path], by=["width"]))]
+    assert labels == ["width=1", "width=2", "width=unset"]
+
+
 def test_of_many_keys_and_metrics_a_table_shows_those_that_explain_and_names_the_rest(tmp_path):
     for i in range(3):
         keys = {f"key{k}": i for k in range(12)}

@@ -1,8 +1,8 @@
 """The report of many runs: the table over seeds, and charts that any browser filters."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -10,14 +10,13 @@ from urllib.parse import quote
 import pandas as pd
 
 from pnp.errors import UserError
-from pnp.files import flatten
 from pnp.report.charts import embed
 from pnp.report.compare_charts import band_chart, curve_chart, filter_selects, trade_off_charts
 from pnp.report.groups import Group, baseline_group, full_key, group_runs, natural, only_runs
 from pnp.report.page import markdown_table, number, render, save
 from pnp.report.reading import Run, find_runs, read_runs, tuned_metrics
 from pnp.report.selection import Agreement, audit, comparable
-from pnp.report.table import Table, alarm_text, table_columns
+from pnp.report.table import Table, table_columns
 
 
 class Comparison(NamedTuple):
@@ -62,33 +61,28 @@ def compare_runs(
         raise UserError(f"{out} is itself a run; its own report would be lost. Give another --out.")
     runs, broken = read_runs(sorted(find_runs(dirs), key=lambda path: natural(str(path))))
     runs = only_runs(runs, only)
-    states = [run.state for run in runs] + ["unreadable"] * len(broken)
-    void = sum(run.is_void for run in runs)
-    if void < len(runs):
-        runs = [run for run in runs if not run.is_void]
-    else:
-        void = 0
+    states = Counter([run.state for run in runs] + ["unreadable"] * len(broken))
+    begun = [run for run in runs if not run.is_void] or runs
+    void = len(runs) - len(begun)
+    runs = begun
     if by is not None:
-        by = [full_key(word, [flatten(run.config) for run in runs], "--by") for word in by]
+        by = [full_key(word, [run.flat for run in runs], "--by") for word in by]
     tuned = tuned_metrics(runs)
     by_data: dict[str, list[Run]] = {}
     for run in runs:
         by_data.setdefault(run.dataset, []).append(run)
-    sections = sorted(by_data.items(), key=lambda item: -len(item[1]))
-    grouped = [group_runs(own, by) for _, own in sections]
+    sections = sorted(by_data.values(), key=len, reverse=True)
+    grouped = [group_runs(own, by) for own in sections]
+    firsts = baselines(grouped, baseline)
     tables = [
-        Table(groups, table_columns(own, tuned), first, base, name=name * (len(sections) > 1))
-        for (name, own), groups, first in zip(
-            sections, grouped, baselines(grouped, baseline), strict=True
-        )
+        Table(groups, table_columns(own, tuned), first, base, own[0].dataset * (len(sections) > 1))
+        for own, groups, first in zip(sections, grouped, firsts, strict=True)
     ]
-    tables[-1] = replace(tables[-1], broken=broken)
     groups = [group for table in tables for group in table.groups]
     filters, configurations = filter_selects(tables)
-    everything = Table(groups, table_columns(runs, tuned), groups[0], base)
     charts = [
         *curve_chart(groups, configurations, filters, x),
-        *trade_off_charts(everything, configurations, filters),
+        *trade_off_charts(groups, table_columns(runs, tuned), configurations, filters),
         *band_chart(groups, configurations, filters),
     ]
     judged = comparable(runs)
@@ -101,7 +95,8 @@ def compare_runs(
         only=only,
         void=void,
         tables=tables,
-        alarm_text=alarm_text,
+        uncounted=[run for table in tables for run in table.uncounted()]
+        + [("unreadable", message, None) for message in broken],
         filters=filters if charts else [],
         charts=charts,
         agreements=agreements,
@@ -109,16 +104,17 @@ def compare_runs(
         link=lambda run: report_link(run, out),
     )
     words = "\n".join(table.markdown() for table in tables)
+    words += "".join(f"Unreadable, not counted: {message}\n" for message in broken)
     words += selection_markdown(agreements)
     if void:
         words += f"Not listed: {void} that ended before the first step.\n"
-    frames = [table.frame(own) for table, (_, own) in zip(tables, sections, strict=True)]
+    frames = [table.frame(own) for table, own in zip(tables, sections, strict=True)]
     return Comparison(
         report=save(out / "report.html", page),
         csv=save(out / "table.csv", pd.concat(frames).to_csv(index=False, lineterminator="\n")),
         markdown=save(out / "table.md", words),
         table=words,
-        states={state: states.count(state) for state in dict.fromkeys(states)},
+        states=dict(states),
     )
 
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pnp.errors import UserError
-from pnp.files import flatten
 from pnp.metrics import describe
 from pnp.report.charts import ALL, Select, line_chart, scatter_chart, summarise
 from pnp.report.groups import UNSET, Group, natural, short_names, text
 from pnp.report.reading import AXES, Curve, Run, describe_curve, split_key
-from pnp.report.table import Cell, Table
+from pnp.report.table import Cell, Column, Table, cell
 from pnp.results import OWNERS, REFERENCES
 
 KINDS = {"certified": "certified", "plugin": "plug-in"}
@@ -32,9 +31,8 @@ def filter_selects(tables: Sequence[Table]) -> tuple[list[Select], list[dict[str
     keys = dict.fromkeys(
         key for g in groups for key, name in zip(g.keys, g.values, strict=True) if name in g.shown
     )
-    flat = [flatten(group.runs[0].config) for group in groups]
     columns = {
-        name: [text(own.get(key, UNSET)) for own in flat]
+        name: [text(group.runs[0].flat.get(key, UNSET)) for group in groups]
         for key, name in short_names(list(keys)).items()
     }
     titles = [table.name for table in tables for _ in table.groups]
@@ -86,9 +84,8 @@ def curve_chart(
     for section, name, owner in map(split_key, keys):
         heading = describe_curve(section, name).heading
         words = {"loss": f"loss: {heading}", "probe": f"{heading} during training"}
-        labels.append(
-            words.get(section, heading) + (f", {owner}" if owner != name else "") * bool(owner)
-        )
+        of = "" if owner in ("", name) else f", {owner}"
+        labels.append(words.get(section, heading) + of)
     first = next((keys.index(key) for key in FIRST if key in keys), 0)
     order = sorted(range(len(keys)), key=lambda i: labels[i].lower())
     select = Select("metric", "show", [(str(i), labels[i]) for i in order], str(first))
@@ -101,24 +98,27 @@ def curve_chart(
 
 
 def trade_off_charts(
-    table: Table, configurations: list[dict[str, Any]], filters: list[Select]
+    groups: Sequence[Group],
+    columns: Sequence[Column],
+    configurations: list[dict[str, Any]],
+    filters: list[Select],
 ) -> list[Chart]:
     """Any number against any other: at first quality against cost, and rank against cosine."""
-    columns = table.columns
     if not columns:
         return []
     labels = ["images seen", "seconds of training", *(column.title for column in columns)]
     better = {True: 1, False: -1, None: 0}
     signs = [-1, -1, *(better[column.words.higher_is_better] for column in columns)]
     dots = []
-    for group, row, words in zip(table.groups, table.rows(), configurations, strict=True):
+    for group, words in zip(groups, configurations, strict=True):
         runs = group.finished.values()
         images = [r.last_step * r.images_per_step for r in runs if r.images_per_step]
         seconds = [r.facts.get("training_seconds") for r in runs]
         costs = [Cell.over(images), Cell.over(s for s in seconds if isinstance(s, int | float))]
-        cells = [c if c and c.mean == c.mean else None for c in (*costs, *row)]
-        numbers = {"m": [c.mean if c else None for c in cells]}
-        dots.append(words | numbers | {"h": [c.half if c else None for c in cells]})
+        cells = [*costs, *(cell(group, column.key) for column in columns)]
+        cells = [c if c and c.mean == c.mean else None for c in cells]
+        numbers = {"m": [c and c.mean for c in cells], "h": [c and c.half for c in cells]}
+        dots.append(words | numbers)
     if not any(value is not None for dot in dots for value in dot["m"][2:]):
         return []
     options = [(str(i), label) for i, label in enumerate(labels)]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pnp.errors import UserError, near
-from pnp.files import flatten
 from pnp.keys import NEUTRAL
 from pnp.report.reading import Run
 
@@ -57,14 +56,19 @@ class Group:
         return len(self.finished)
 
     @property
-    def seeds(self) -> str:
-        """The seeds of the finished runs."""
-        return ", ".join(str(run.seed) for run in self.finished.values())
-
-    @property
     def drawn(self) -> list[Run]:
         """The runs behind the curves: the finished ones, or all while none has finished."""
         return list(self.finished.values()) or self.unfinished
+
+    @property
+    def alarms(self) -> str:
+        """The kinds of alarm in the finished runs, with the number of runs they went off in."""
+        counts = Counter(
+            kind
+            for run in self.finished.values()
+            for kind in {str(alarm.get("kind", "alarm")) for alarm in run.alarms}
+        )
+        return ", ".join(f"{kind} ×{n}" for kind, n in sorted(counts.items()))
 
 
 def group_runs(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Group]:
@@ -72,27 +76,22 @@ def group_runs(runs: Sequence[Run], by: Sequence[str] | None = None) -> list[Gro
 
     Args:
         runs: the runs.
-        by: keys to group by; by default all that differ.
-
-    Raises:
-        UserError: `by` names no key of the configurations, or several.
+        by: keys to group by, in full; by default all that differ.
     """
-    all_settings = [settings(run) for run in runs]
-    differing = differing_keys(all_settings)
-    flat = [flatten(run.config) for run in runs]
-    keys = differing if by is None else [full_key(word, flat, "--by") for word in by]
+    differing = differing_keys([settings(run) for run in runs])
+    keys = differing if by is None else list(by)
     rest = [key for key in differing if key not in keys]
     names = short_names(keys)
     groups: dict[tuple[str, ...], Group] = {}
     # Of finished runs with one seed the newest counts: a repeat is no further evidence.
-    for run, own in sorted(zip(runs, flat, strict=True), key=lambda item: _written(item[0])):
-        values = {names[key]: text(own.get(key, UNSET)) for key in keys}
+    for run in sorted(runs, key=_written):
+        values = {names[key]: text(run.flat.get(key, UNSET)) for key in keys}
         group = groups.setdefault(tuple(values.values()), Group("", values, keys))
         if run.metrics is None:
             group.unfinished.append(run)
             continue
         seed = str(run.path if run.seed is None else run.seed)
-        pair = (run.dataset, run.test, seed, *(text(own.get(key, UNSET)) for key in rest))
+        pair = (run.dataset, run.test, seed, *(text(run.flat.get(key, UNSET)) for key in rest))
         if pair in group.finished:
             group.repeated.append(group.finished[pair])
         group.finished[pair] = run
@@ -135,7 +134,7 @@ def only_runs(runs: Sequence[Run], conditions: Sequence[str]) -> list[Run]:
         word, equals, wanted = condition.partition("=")
         if not equals:
             raise UserError(f"--only {condition}: give KEY=VALUE, as in --only optim.lr=0.004.")
-        flat = [flatten(run.config) | {"state": run.state} for run in runs]
+        flat = [run.flat | {"state": run.state} for run in runs]
         key = full_key(word, flat, "--only")
         values = [text(own.get(key, UNSET)) for own in flat]
         accepted = {wanted, *wanted.split(",")}
@@ -242,7 +241,7 @@ def settings(run: Run) -> dict[str, Any]:
     """The settings that were trained, as dotted keys: no machinery, no place, no seed."""
     return {
         key: value
-        for key, value in flatten(run.config).items()
+        for key, value in run.flat.items()
         if not key.removeprefix("choices.").startswith(MACHINERY)
         and not _last(key).endswith("seed")  # data.seed, data.order_seed: they follow the seed
         and _last(key) not in PLACES

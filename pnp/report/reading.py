@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pnp.errors import UserError
-from pnp.files import read_csv, read_json, read_text, read_yaml
+from pnp.files import flatten, read_csv, read_json, read_text, read_yaml
 from pnp.keys import upgrade
 from pnp.metrics import Metric, describe
 from pnp.results import GAPS, OWNERS, Row, to_rows
@@ -77,6 +77,16 @@ class Run:
         return [float(v) for v in np.interp(steps, known, values)] if known else None
 
     @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The configuration by dotted keys."""
+        return flatten(self.config)
+
+    def part(self, key: str) -> dict[str, Any]:
+        """A section of the configuration; empty where there is none."""
+        part = self.config.get(key)
+        return part if isinstance(part, dict) else {}
+
+    @cached_property
     def rows(self) -> list[Row]:
         """The final results; none while the run has not finished."""
         return to_rows(self.metrics or {})
@@ -90,9 +100,9 @@ class Run:
     @property
     def images_per_step(self) -> int | None:
         """Images that one optimizer step sees over all devices; None where the config lacks it."""
-        data, trainer = self._part("data"), self._part("trainer")
+        data, trainer = self.part("data"), self.part("trainer")
         for part in ("objective", "method"):
-            if _is_count(whole := self._part(part).get("global_batch")):
+            if _is_count(whole := self.part(part).get("global_batch")):
                 return whole  # of all devices and micro-batches together
         chosen = self.facts.get("auto") or {}  # what `auto` became
         factors: list[Any] = [chosen.get("data.batch_size", data.get("batch_size"))]
@@ -105,8 +115,8 @@ class Run:
     @property
     def dataset(self) -> str:
         """The name of the data, of own images with their folder; empty without any."""
-        data = self._part("data")
-        name = str(data.get("dataset") or self._part("choices").get("data") or "")
+        data = self.part("data")
+        name = str(data.get("dataset") or self.part("choices").get("data") or "")
         place = data.get("root") or data.get("images") or data.get("name")
         return f"{name} {Path(str(place)).name}" if name in OWN and place else name
 
@@ -114,10 +124,6 @@ class Run:
     def is_void(self) -> bool:
         """It ended before it logged a step."""
         return self.state in ("failed", "stopped") and not self.curves
-
-    def _part(self, key: str) -> dict[str, Any]:
-        part = self.config.get(key)
-        return part if isinstance(part, dict) else {}
 
     @property
     def last_step(self) -> int:
@@ -168,21 +174,20 @@ def find_runs(directories: Sequence[Path]) -> list[Path]:
     return sorted(paths)
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[tuple[Path, str]]]:
-    """Every readable run, and why the others are not.
+def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Every readable run, and for the others a message that names the file.
 
     Raises:
         UserError: not one of them is readable.
     """
-    runs: list[Run] = []
-    broken: list[tuple[Path, str]] = []
+    runs, broken = list[Run](), list[str]()
     for path in paths:
         try:
             runs.append(read_run(path))
         except UserError as error:
-            broken.append((path, str(error)))
+            broken.append(str(error))
     if not runs:
-        raise UserError(broken[0][1])
+        raise UserError(broken[0])
     return runs, broken
 
 
@@ -199,10 +204,8 @@ def read_run(path: Path) -> Run:
         alarm if isinstance(alarm, dict) else {"message": str(alarm)}
         for alarm in read_json(path / "alarms.json", list, [])
     ]
-    curves, axes = _read_curves(path / "metrics.csv"), {}
-    for _, column in AXES.values():
-        if column in curves:
-            axes[column] = curves.pop(column)
+    curves = _read_curves(path / "metrics.csv")
+    axes = {column: curves.pop(column) for _, column in AXES.values() if column in curves}
     axes |= _read_curves(path / "seconds.csv")
     error = read_text(path / "error.txt").strip() if (path / "error.txt").is_file() else ""
     if metrics is not None:

@@ -3,7 +3,6 @@
 import math
 import os
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -136,7 +135,6 @@ class Table:
         columns: the columns.
         baseline: the group that others are compared with.
         base: the folder that paths are relative to.
-        broken: path and message of every unreadable run.
         name: of the data set, where there are several.
     """
 
@@ -144,7 +142,6 @@ class Table:
     columns: list[Column]
     baseline: Group
     base: Path
-    broken: Sequence[tuple[Path, str]] = ()
     name: str = ""
 
     @cached_property
@@ -200,13 +197,13 @@ class Table:
                 rows.append((OWNERS[owner], row))
         return rows
 
-    def uncounted(self) -> list[tuple[str, str, Group | None]]:
-        """State, path or message, and group of every run that is not counted."""
-        listed: list[tuple[str, str, Group | None]] = []
+    def uncounted(self) -> list[tuple[str, str, Group]]:
+        """State, path and group of every run that is not counted."""
+        listed = list[tuple[str, str, Group]]()
         for group in self.groups:
             listed += [(run.state, self.place(run), group) for run in group.unfinished]
             listed += [("repeated", self.place(run), group) for run in group.repeated]
-        return [*listed, *(("unreadable", message, None) for _, message in self.broken)]
+        return listed
 
     def place(self, run: Run) -> str:
         """A run's path below the common folder."""
@@ -214,15 +211,14 @@ class Table:
 
     def markdown(self) -> str:
         """The tables as markdown, with the runs that they do not count named below."""
-        alarms = [alarm_text(group) for group in self.groups]
         headings = [self.columns[i].heading for i in self.shown]
         rows = [
-            [group.label, group.n, *self._texts(row, group.n), alarm or "–"]
-            for group, row, alarm in zip(self.groups, self.rows(), alarms, strict=True)
+            [group.label, group.n, *self._texts(row, group.n), group.alarms or "–"]
+            for group, row in zip(self.groups, self.rows(), strict=True)
         ]
         for name, row in self.references():
             rows.append([name, n := largest(row), *self._texts(row, n), "–"])
-        cut = None if any(alarms) else -1
+        cut = None if any(group.alarms for group in self.groups) else -1
         header = ["run", "n", *headings, "alarms"][:cut]
         lines = [f"## {self.name}", ""] if self.name else []
         lines += [markdown_table(header, [row[:cut] for row in rows]), ""]
@@ -243,7 +239,6 @@ class Table:
             for run in group.repeated:
                 where = f"{self.place(run)} ({group.label})"
                 lines.append(f"Not counted, a newer run has the same seed: {where}.")
-        lines += [f"Unreadable, not counted: {message}" for _, message in self.broken]
         return "\n".join(lines) + "\n"
 
     def frame(self, runs: Sequence[Run]) -> pd.DataFrame:
@@ -255,8 +250,9 @@ class Table:
         header += [f"{key}{suffix}" for key in keys for suffix in ("", "/std", "/half95", "/n")]
         rows = []
         for group in self.groups:
-            row: list[Any] = [group.label, *group.values.values(), group.n, group.seeds]
-            row += [len(group.unfinished), alarm_text(group)]
+            seeds = ", ".join(str(run.seed) for run in group.finished.values())
+            row: list[Any] = [group.label, *group.values.values(), group.n, seeds]
+            row += [len(group.unfinished), group.alarms]
             for key in keys:
                 c = cell(group, key)
                 # An empty cell means "none": a mean that is not a number is written as a word.
@@ -269,13 +265,6 @@ class Table:
 
     def _texts(self, row: Sequence[Cell | None], n: int) -> list[str]:
         return [c.text(n) if c else "–" for c in (row[i] for i in self.shown)]
-
-
-def alarm_text(group: Group) -> str:
-    """The kinds of alarm in a group's finished runs, with the number of runs they went off in."""
-    kinds = [{str(a.get("kind", "alarm")) for a in run.alarms} for run in group.finished.values()]
-    counts = Counter(kind for run_kinds in kinds for kind in run_kinds)
-    return ", ".join(f"{kind} ×{n}" for kind, n in sorted(counts.items()))
 
 
 def largest(row: Sequence[Cell | None]) -> int:
