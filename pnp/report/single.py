@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,7 @@ def write_report(run_dir: Path, out: Path | None = None, x: str = "step") -> Pat
 
     run = read_run(Path(run_dir))
     facts = {k: text(v) for k, v in flatten(run.facts).items() if k != "protocol"}
-    band = (run.config.get("evaluation") or {}).get("band")
+    band = run.part("evaluation").get("band")
     silence = band_silence(run.rows, Budgets(**band)) if isinstance(band, dict) else ""
     warned = band_alarms(run.bands)
     if silence:  # it says the same
@@ -100,9 +100,7 @@ def write_report(run_dir: Path, out: Path | None = None, x: str = "step") -> Pat
 
 def run_title(run: Run) -> str:
     """Method, objective, data, model and seed, as far as the config names them."""
-    choices = run.config.get("choices")
-    choices = choices if isinstance(choices, dict) else {}
-    named = [choices.get(key, run.config.get(key)) for key in TITLE_KEYS]
+    named = [run.part("choices").get(key, run.config.get(key)) for key in TITLE_KEYS]
     words = [str(name) for name in named if isinstance(name, str | int)]
     words += [f"seed {run.seed}"] if run.seed is not None else []
     return "\N{NO-BREAK SPACE}· ".join(words) or run.path.resolve().name
@@ -125,26 +123,25 @@ def summary(run: Run) -> str:
             break
     else:
         return ""
-    words, own = describe(metric), rows[owner]
-    clear: list[str] = []
-    close: list[str] = []
-    for name, row in ((name, rows[name]) for name in REFERENCES if name in rows):
-        gap = 100 * (own.value - row.value)
+    own = rows[owner]
+    share = {name: f"{measure(row.value, 'share')} %" for name, row in rows.items()}
+    clear, close = list[str](), list[str]()
+    for name in (name for name in REFERENCES if name in rows):
+        value = rows[name].value
         place = "the untrained network" if name == "random" else OWNERS[name]
-        if own.low is not None and own.high is not None and own.low <= row.value <= own.high:
-            close.append(f"{place} ({measure(row.value, words.unit)} %)")
+        if own.low is not None and own.high is not None and own.low <= value <= own.high:
+            close.append(f"{place} ({share[name]})")
         else:
-            clear.append(f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'} {place}")
-    parts = [" and ".join(clear)] if clear else []
+            side = "above" if own.value > value else "below"
+            clear.append(f"{100 * abs(own.value - value):.1f} points {side} {place}")
+    parts = [f"{owner.capitalize()}: {share[owner]} {describe(metric).heading}"]
+    parts += [" and ".join(clear)] if clear else []
     parts += [f"not clearly different from {' or '.join(close)}"] if close else []
-    others = [rows[name] for name in NETWORKS if name in rows and name != owner]
-    ends = [
-        f"; the {o.owner}{' lags' if own.low is not None and o.value < own.low else ''}: "
-        f"{measure(o.value, words.unit)} %"
-        for o in others
-    ]
-    head = f"{owner.capitalize()}: {measure(own.value, words.unit)} % {words.heading}"
-    return ", ".join([head, *parts]) + "".join(ends) + "."
+    sentence = ", ".join(parts)
+    for name in (name for name in NETWORKS if name in rows and name != owner):
+        lags = " lags" * (own.low is not None and rows[name].value < own.low)
+        sentence += f"; the {name}{lags}: {share[name]}"
+    return f"{sentence}."
 
 
 def band_range(run: Run) -> str:
@@ -186,19 +183,22 @@ def band_silence(rows: Sequence[Row], budgets: Budgets) -> str:
 
 def band_alarms(bands: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Warnings of the bands' evaluation, one for each reason, and where they hold."""
-    names = {c: [OWNERS.get(o, str(o)) for o in answers] for c, answers in bands.items()}
-    pairs = [
-        (alarm, f"{concept} ({name})")
-        for concept, answers in bands.items()
-        for name, answer in zip(names[concept], answers.values(), strict=True)
-        for alarm in answer.get("alarms", [])
-    ]
-    everywhere = sum(map(len, names.values())) if len(bands) > 1 else 0
+    answers = {
+        (concept, OWNERS.get(owner, str(owner))): answer
+        for concept, owners in bands.items()
+        for owner, answer in owners.items()
+    }
+    warned = reasons(
+        [
+            (alarm, f"{concept} ({name})")
+            for (concept, name), answer in answers.items()
+            for alarm in answer.get("alarms", [])
+        ]
+    )
+    everywhere = f"all concepts ({', '.join(dict.fromkeys(name for _, name in answers))})"
     return [
-        (message, [f"all concepts ({', '.join(next(iter(names.values())))})"])
-        if len(places) == everywhere
-        else (message, places)
-        for message, places in reasons(pairs)
+        (message, [everywhere] if len(places) == len(answers) and len(bands) > 1 else places)
+        for message, places in warned
     ]
 
 
@@ -223,8 +223,7 @@ def final_grids(rows: Sequence[Row], split: str = "test") -> list[Grid]:
     """Probes of networks and references, a table for each data set."""
     probes = find(rows, kind="probe", split=split)
     return [
-        _grid(data, find(probes, data=data), _owner)
-        for data in dict.fromkeys(row.data for row in probes)
+        _grid(data, find(probes, data=data)) for data in dict.fromkeys(row.data for row in probes)
     ]
 
 
@@ -235,14 +234,13 @@ def band_grids(rows: Sequence[Row]) -> list[Grid]:
     grids = []
     for data in dict.fromkeys(row.data for row in bands):
         own = find(bands, data=data)
-        concepts = list(dict.fromkeys(row.concept for row in own if row.concept != MEAN))
         means = find(own, concept=MEAN)
-        if means and len(concepts) != 1:
-            grids.append(_grid(data, means, _owner, by=[MEAN]))
-            data = f"{data} every concept".strip()
         own = [row for row in own if row.concept != MEAN]
+        if means and len({row.concept for row in own}) != 1:
+            grids.append(_grid(data, means))
+            data = f"{data} every concept".strip()
         if own:
-            grids.append(_grid(data, own, _concept, by=concepts))
+            grids.append(_grid(data, own))
     return grids
 
 
@@ -255,22 +253,17 @@ def detail_grids(rows: Sequence[Row]) -> list[Grid]:
     for kind in ("features", "embeddings"):
         for split, data in dict.fromkeys((row.split, row.data) for row in find(rows, kind=kind)):
             own = find(rows, kind=kind, split=split, data=data)
-            grids.append(_grid(f"{data} {kind} on {split}".strip(), own, _owner))
+            grids.append(_grid(f"{data} {kind} on {split}".strip(), own))
     return grids
 
 
-def _grid(
-    heading: str,
-    rows: Sequence[Row],
-    line: Callable[[Row], str],
-    by: Sequence[str] = ("",),
-) -> Grid:
-    """A table of rows, in the order of the concepts `by` and then of `OWNERS`."""
+def _grid(heading: str, rows: Sequence[Row]) -> Grid:
+    """A table of rows, in the order of their concepts and then of `OWNERS`."""
     columns = list(dict.fromkeys(row.metric for row in rows))
-    owners = list(OWNERS)
+    concepts, owners = list(dict.fromkeys(row.concept for row in rows)), list(OWNERS)
     table: dict[str, tuple[bool, dict[str, Row]]] = {}
-    for row in sorted(rows, key=lambda row: (by.index(row.concept), owners.index(row.owner))):
-        table.setdefault(line(row), (row.owner in REFERENCES, {}))[1][row.metric] = row
+    for row in sorted(rows, key=lambda r: (concepts.index(r.concept), owners.index(r.owner))):
+        table.setdefault(_line(row), (row.owner in REFERENCES, {}))[1][row.metric] = row
     return Grid(
         heading,
         [describe(name) for name in columns],
@@ -278,12 +271,10 @@ def _grid(
     )
 
 
-def _owner(row: Row) -> str:
+def _line(row: Row) -> str:
+    if row.concept not in ("", MEAN):
+        return f"{row.concept} · {OWNERS[row.owner]}"
     return f"the {row.owner}" if row.owner in NETWORKS else OWNERS[row.owner]
-
-
-def _concept(row: Row) -> str:
-    return f"{row.concept} · {OWNERS[row.owner]}"
 
 
 def sections(run: Run, x: str = "step") -> list[tuple[str, str, list[Panel]]]:
