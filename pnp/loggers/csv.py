@@ -12,6 +12,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 from pnp.files import read_csv, replacing
 
+TIMES = ("step", "seconds")
+
 
 class CSVLog(Logger):
     """One row per logged step in `<folder>/metrics.csv`; columns appear as metrics do.
@@ -46,10 +48,10 @@ class CSVLog(Logger):
         """Keep the rows before `step`, drop the later ones: they will be logged again."""
         if rows := read_csv(self.file):
             self.columns = list(rows[0])
-            self._rewrite([row for row in rows if int(row["step"]) < step])
+            _write(self.file, self.columns, [row for row in rows if int(row["step"]) < step])
         if times := [row for row in read_csv(self.clock) if int(row["step"]) < step]:
             self.before = float(times[-1]["seconds"])
-        _write(self.clock, ["step", "seconds"], times)
+        _write(self.clock, TIMES, times)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
@@ -63,7 +65,7 @@ class CSVLog(Logger):
         new = [key for key in row if key not in self.columns]
         if new or not self.file.exists():
             self.columns += new
-            self._rewrite([*read_csv(self.file), row])
+            _write(self.file, self.columns, [*read_csv(self.file), row])
         else:
             _append(self.file, self.columns, row)
 
@@ -73,15 +75,11 @@ class CSVLog(Logger):
             return
         now = time.monotonic()
         self.started = self.started or now
+        if not self.clock.exists():
+            _write(self.clock, TIMES, [])
         seconds = round(self.before + now - self.started, 2)
-        if self.clock.exists():
-            _append(self.clock, ["step", "seconds"], {"step": step, "seconds": seconds})
-        else:
-            _write(self.clock, ["step", "seconds"], [{"step": step, "seconds": seconds}])
+        _append(self.clock, TIMES, {"step": step, "seconds": seconds})
         self.timed = step
-
-    def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        _write(self.file, self.columns, rows)
 
 
 def _append(file: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:

@@ -110,10 +110,8 @@ class WandbLog(Logger):
             values["progress/images"] = (at + 1) * batch
         if any(key.startswith("gradient/") for key in metrics):
             pass  # a look that takes a few percent of a step
-        elif (
-            "loss/total" not in metrics
-        ):  # an epoch ended: monitors took time that is not training's
-            self.mark = None
+        elif "loss/total" not in metrics:
+            self.mark = None  # an epoch ended: monitors took time that is not training's
         else:
             if self.mark and at > self.mark[0]:
                 seconds = (now - self.mark[1]) / (at - self.mark[0])
@@ -170,11 +168,12 @@ class WandbLog(Logger):
         from pnp.loggers.wandb_results import send
 
         self._start(None)
-        spectra: dict[str, list[float]] = {}
-        for entry in _entries(self.journal):
-            for key, (shares, _) in entry.get("histograms", {}).items():
-                if key.endswith("/spectrum"):
-                    spectra[key.split("/")[1]] = shares
+        spectra = {
+            key.split("/")[1]: shares
+            for entry in _entries(self.journal)
+            for key, (shares, _) in entry.get("histograms", {}).items()
+            if key.endswith("/spectrum")
+        }
         step = max(self.last + 1, self.known)
         try:
             send(self.run, self.folder, self.config, spectra, step=step, artifacts=self.artifacts)

@@ -100,23 +100,21 @@ def band_rows(rows: Sequence[Row], band: Mapping[str, Any]) -> list[dict[str, An
     }
     own = {(r.concept, r.owner, r.metric): r for r in rows if r.kind == "band" and not r.data}
     table = []
-    records = {
-        (concept, owner): band[concept][owner] for concept in band for owner in band[concept]
-    }
-    for (concept, owner), record in records.items():
-        width = own.get((concept, owner, "width"))
-        cells = {name: own.get((concept, owner, metric)) for name, metric in columns.items()}
-        table.append(
-            {
-                "concept": concept,
-                "representation": owner,
-                "certified": width and width.value,
-                "ci_low": width and width.low,
-                "ci_high": width and width.high,
-                **{name: cell and cell.value for name, cell in cells.items()},
-                "alarms": "; ".join(record.get("alarms", [])),
-            }
-        )
+    for concept, owners in band.items():
+        for owner, record in owners.items():
+            width = own.get((concept, owner, "width"))
+            cells = {name: own.get((concept, owner, metric)) for name, metric in columns.items()}
+            table.append(
+                {
+                    "concept": concept,
+                    "representation": owner,
+                    "certified": width and width.value,
+                    "ci_low": width and width.low,
+                    "ci_high": width and width.high,
+                    **{name: cell and cell.value for name, cell in cells.items()},
+                    "alarms": "; ".join(record.get("alarms", [])),
+                }
+            )
     return table
 
 
@@ -152,9 +150,8 @@ def _charts(
     import wandb
 
     charts: dict[str, Any] = {}
-    file = folder / "metrics.csv"
     weights = dict((config.get("objective") or {}).get("weights") or {})
-    steps, shares = term_shares(read_csv(file), weights)
+    steps, shares = term_shares(read_csv(folder / "metrics.csv"), weights)
     if steps and shares:
         charts["loss/term_shares"] = wandb.plot.line_series(
             steps, list(shares.values()), list(shares), "Share of each term in the loss", "step"

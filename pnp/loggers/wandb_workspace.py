@@ -55,12 +55,11 @@ CURVES = {  # logged tables, drawn by W&B's line series
 PINNED = ("probe/test/linear/teacher", "probe/test/knn/teacher", "band/mean/teacher/width")
 
 
-def workspace(entity_project: str, name: str = "PnP SSL") -> Any:
+def workspace(entity_project: str) -> Any:
     """The workspace as an object of `wandb_workspaces`; nothing is sent.
 
     Args:
         entity_project: `ENTITY/PROJECT`.
-        name: shown name of the view (W&B takes no ¬ in it).
 
     Raises:
         UserError: no such form, or the package is missing.
@@ -107,7 +106,7 @@ def workspace(entity_project: str, name: str = "PnP SSL") -> Any:
     return ws.Workspace(
         entity=entity,
         project=project,
-        name=name,
+        name="PnP SSL",  # W&B takes no ¬
         sections=[results, *sections],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=30),
         runset_settings=ws.RunsetSettings(
