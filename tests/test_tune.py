@@ -73,11 +73,43 @@ def test_a_metric_of_the_test_split_is_refused(settings, metric):
         ({"optim.lr": {"low": 0, "high": 1, "log": True}}, "above 0"),
         ({"optim.lr": {"low": 0, "high": 1, "logg": True}}, "logg is unknown"),
         ("nowhere.yaml", "cannot read tune.space=nowhere.yaml"),
+        ({"optim.lr": [{"a": 1}]}, "choices are numbers or words"),
+        ({"optim.lr": {"low": float("nan"), "high": 1}}, "expected numbers"),
+        ({"optim.lr": {"low": 0.1, "high": 1, "log": 3}}, "log=3: give true or false"),
+        ({"optim.lr": {"low": 0.1, "high": 1, "step": 0}}, "step=0: give a number above 0"),
+        ({"optim.lr": {"low": 0.1, "high": 1, "log": True, "step": 0.1}}, "and no log"),
+        ({"run_dir": ["a"]}, "run_dir cannot be searched"),
+        ({1: [1, 2]}, "1 cannot be searched"),
     ],
 )
 def test_a_space_that_cannot_work_is_a_message(settings, space, message):
     with pytest.raises(UserError, match=message):
         run_search(settings | {"space": space}, [])
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"dir": None}, "tune.dir=None: give a folder"),
+        ({"name": {"a": 1}}, "tune.name={'a': 1}: give one name or path"),
+        ({"name": "what?"}, "without question marks"),
+        ({"seed": -1}, "tune.seed=-1"),
+        ({"prune": 3}, "tune.prune=3: expected a section"),
+        (
+            {"prune": {"when": "probe/main/knn", "startup_trials": "x"}},
+            "tune.prune.startup_trials=x",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_a_message(settings, odd, message):
+    with pytest.raises(UserError, match=message):
+        run_search(settings | odd, [])
+
+
+def test_a_folder_may_hold_braces_and_a_step_fractions(settings, trained):
+    space = {"optim.lr": {"low": 0.5, "high": 2, "step": 0.5, "log": None}}
+    assert run_search(settings | {"name": "{a}", "space": space}, []) == 0
+    assert {cfg.optim.lr % 0.5 for cfg in trained} == {0}
 
 
 def test_trials_do_not_look_at_test_unless_told_to(settings, trained):

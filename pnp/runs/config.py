@@ -63,15 +63,20 @@ def mapping(where: str, node: object) -> dict[str, Any]:
     return dict(node)
 
 
-def words(config: dict[str, Any], *keys: str) -> None:
+def words(config: dict[str, Any], *keys: str, where: str = "") -> None:
     """Turn the values of keys that name something into text: a name of digits is a number in YAML.
+
+    Args:
+        config: changed in place.
+        keys: of `config`.
+        where: what stands before them in a message.
 
     Raises:
         UserError: a list, a section or a switch.
     """
     for key in keys:
         if isinstance(config[key], list | dict | bool):
-            raise UserError(f"{key}={config[key]}: give one name or path.")
+            raise UserError(f"{where}{key}={config[key]}: give one name or path.")
         if config[key] is not None:
             config[key] = str(config[key])
 

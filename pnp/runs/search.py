@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pnp import locks
 from pnp.errors import UserError, choice, number, whole
 from pnp.results import logged_best
-from pnp.runs.config import plain
+from pnp.runs.config import mapping, plain, words
 from pnp.runs.directory import check_images
 from pnp.runs.launch import compose
 from pnp.runs.processes import is_earlier_life, slurm_life
@@ -48,10 +48,11 @@ def search(
         pnp.signals.Interrupted: stopped by a signal; the trial is queued again.
     """
     fixed = [*(f"{k}={v}" for k, v in BLIND.items() if not _mentions(given, k)), *given]
+    settings = dict(settings)
     check(settings)
     present = compose("train", fixed)
     space = read_space(settings["space"], fixed)
-    folder = Path(settings["dir"]) / str(settings["name"])
+    folder = Path(settings["dir"]) / settings["name"]
     study = open_study(folder, settings, space, given)
     if not any(key.startswith("data") for key in space):
         for begun in sorted(folder.glob("trial_*/splits.json"))[:1]:
@@ -63,10 +64,10 @@ def search(
     def objective(trial: "optuna.Trial") -> float:
         trial.set_user_attr("worker", [worker, slurm_life()])
         study.sampler = sampler(study, trial, settings["seed"])
-        words = suggest(trial, space, present)
-        print(f"trial {trial.number}: {' '.join(words)}", flush=True)
+        drawn = suggest(trial, space, present)
+        print(f"trial {trial.number}: {' '.join(drawn)}", flush=True)
         place = [f"run_dir={folder / f'trial_{trial.number:04}'}", "resume=auto"]
-        cfg = compose("train", [*fixed, *words, *place], as_job=True)
+        cfg = compose("train", [*fixed, *drawn, *place], as_job=True)
         return run_trial(study, trial, settings, lambda callbacks: train(cfg, callbacks))
 
     def stop_when_done(study: "optuna.Study", trial: Any) -> None:
@@ -86,12 +87,16 @@ def search(
     return conclude(study, folder, given)
 
 
-def check(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that would search on test, or not at all.
+def check(settings: dict[str, Any]) -> None:
+    """Refuse settings that would search on test, or not at all; names become text.
 
     Raises:
         UserError: names the key.
     """
+    words(settings, "dir", "name", where="tune.")
+    for key in ("dir", "name"):
+        if not settings[key] or "?" in settings[key]:
+            raise UserError(f"tune.{key}={settings[key]}: give a folder, without question marks.")
     metric, prune = str(settings["metric"]), settings["prune"]
     if not metric.startswith("validation/"):
         raise UserError(
@@ -100,11 +105,17 @@ def check(settings: Mapping[str, Any]) -> None:
         )
     choice("tune.direction", settings["direction"], ("maximize", "minimize"))
     whole("tune.n_trials", settings["n_trials"])
+    whole("tune.seed", settings["seed"], 0, 2**31)
     if settings["timeout"] is not None:
         number("tune.timeout", settings["timeout"], 0)
-    if prune is not None and not str(prune["when"]).startswith(("probe/", "geometry/", "loss/")):
+    if prune is None:
+        return
+    prune = mapping("tune.prune", prune)
+    for key in ("startup_trials", "warmup_epochs"):
+        whole(f"tune.prune.{key}", prune.get(key), 0)
+    if not str(prune.get("when")).startswith(("probe/", "geometry/", "loss/")):
         raise UserError(
-            f"tune.prune.when={prune['when']}: give a metric that is logged each epoch, for "
+            f"tune.prune.when={prune.get('when')}: give a metric that is logged each epoch, for "
             "instance probe/main/knn."
         )
 
@@ -131,8 +142,9 @@ def open_study(
     pruner = optuna.pruners.NopPruner()
     if prune is not None:
         pruner = optuna.pruners.MedianPruner(prune["startup_trials"], prune["warmup_epochs"])
+    place = str(folder / "study.db").replace("{", "{{").replace("}", "}}")  # Optuna's template
     study = optuna.create_study(
-        storage=f"sqlite:///{folder / 'study.db'}",
+        storage=f"sqlite:///{place}",
         study_name="pnp",
         direction=settings["direction"],
         pruner=pruner,
@@ -283,8 +295,8 @@ def conclude(study: "optuna.Study", folder: Path, given: Sequence[str]) -> int:
     table = Table("trial", study.user_attrs["asked"]["metric"], "overrides")
     for trial in done[:10]:
         short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in trial.params.items()}
-        words = " ".join(override(*item) for item in short.items())
-        table.add_row(str(trial.number), f"{trial.value:.4f}", Text(words))
+        point = " ".join(override(*item) for item in short.items())
+        table.add_row(str(trial.number), f"{trial.value:.4f}", Text(point))
     console = Console()
     console.print(table)
     pruned = sum(t.state.name == "PRUNED" for t in study.trials)
@@ -292,11 +304,11 @@ def conclude(study: "optuna.Study", folder: Path, given: Sequence[str]) -> int:
         f"{len(done)} trials finished, {pruned} stopped early; report: {compare_runs([folder])[0]}"
     )
     best = [override(key, value) for key, value in done[0].params.items()]
-    words = [f"'{w}'" if set(w) & set(" []{}$,") else w for w in ("pnp-train", *given, *best)]
+    command = [f"'{w}'" if set(w) & set(" []{}$,") else w for w in ("pnp-train", *given, *best)]
     print("the best on validation; run it with other seeds before you believe it:")
-    print("  " + " ".join(words))
+    print("  " + " ".join(command))
     return 0
 
 
-def _mentions(words: Sequence[str], key: str) -> bool:
-    return any(word.lstrip("+").startswith(f"{key}=") for word in words)
+def _mentions(given: Sequence[str], key: str) -> bool:
+    return any(word.lstrip("+").startswith(f"{key}=") for word in given)
