@@ -66,7 +66,8 @@ def search(
         study.sampler = sampler(study, trial, settings["seed"])
         drawn = suggest(trial, space, present)
         print(f"trial {trial.number}: {' '.join(drawn)}", flush=True)
-        place = [f"run_dir={folder / f'trial_{trial.number:04}'}", "resume=auto"]
+        name = str(folder / f"trial_{trial.number:04}").replace("\\", "\\\\").replace("'", "\\'")
+        place = [f"run_dir='{name}'", "resume=auto"]
         cfg = compose("train", [*fixed, *drawn, *place], as_job=True)
         return run_trial(study, trial, settings, lambda callbacks: train(cfg, callbacks))
 
