@@ -7,6 +7,7 @@ metrics.json is flat: `test/knn/teacher`, `reference/pixels/knn`, `test/features
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 # Networks and references with their headings, in the order of tables.
@@ -53,7 +54,7 @@ class Row:
     low: float | None = None
     high: float | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The key of `value` in metrics.json."""
         if self.kind == OTHER:
@@ -172,6 +173,7 @@ def logged_best(logged: Mapping[str, Any], key: str) -> tuple[str, float] | None
     return (owner := better(values), values[owner]) if values else None
 
 
+@cache  # the runs of a report share their keys
 def _parse(key: str, data: str = "") -> dict[str, str]:
     """The fields of a row that its key tells."""
     match key.split("/"):

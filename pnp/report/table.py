@@ -107,8 +107,11 @@ def table_columns(runs: Sequence[Run], tuned: Sequence[str] = ()) -> list[Column
 
 def value_of(run: Run, key: str) -> float:
     """A number of a run: NaN where it lacks it, inf where it is not finite."""
-    found = logged_best(run.numbers, key)
-    return math.nan if found is None else found[1] if math.isfinite(found[1]) else math.inf
+    if "/main" in key:
+        _, value = logged_best(run.numbers, key) or ("", None)
+    else:
+        value = run.numbers.get(key)
+    return math.nan if value is None else value if math.isfinite(value) else math.inf
 
 
 def cell(group: Group, key: str) -> Cell | None:
