@@ -23,7 +23,7 @@ from pnp.export import folder as exports
 from pnp.export.encoder import Encoder
 from pnp.results import find, to_metrics
 from pnp.runs import directory, reopen
-from pnp.runs.config import conf_dir
+from pnp.runs.config import option_names
 from pnp.runs.launch import compose
 
 if TYPE_CHECKING:
@@ -68,19 +68,17 @@ class Run:
     @cached_property
     def networks(self) -> dict[str, Encoder]:
         """Student and, if there is one, teacher: images to features, normalisation included."""
-        file = directory.find_checkpoint(self.path)
         names = self._opened.module.networks
-        return {name: reopen.encoder(self._opened, file, name)[0] for name in names}
+        return {name: reopen.encoder(self._opened, name)[0] for name in names}
 
     @property
     def network(self) -> Encoder:
         """The main network: the better one on validation."""
-        file = directory.find_checkpoint(self.path)
-        return self.networks[reopen.main_network(self._opened, file)]
+        return self.networks[reopen.main_network(self._opened)]
 
     @cached_property
     def _opened(self) -> reopen.Run:
-        return reopen.open_run(directory.find_checkpoint(self.path))
+        return reopen.open_run(self.path)
 
 
 def open_run(path: str | Path) -> Run:
@@ -205,11 +203,10 @@ def _data_words(data: Any, folder: Path) -> list[str]:
             return ["data=image_folder", f"data.root='{path.resolve()}'"]
         if path.suffix in (".npy", ".npz"):
             return ["data=array", f"data.images='{path.resolve()}'"]
-        names = {file.stem for file in (conf_dir() / "data").glob("*.yaml")}
+        names = option_names("data")
         if str(data) not in names:
             raise UserError(
-                f"data={data!r} is no folder, no .npy or .npz file and none of "
-                f"{', '.join(sorted(names))}."
+                f"data={data!r} is no folder, no .npy or .npz file and none of {', '.join(names)}."
             )
         return [f"data={data}"]
     if not isinstance(data, DataModule):

@@ -57,12 +57,9 @@ TINY = (
 
 def composed(*overrides):
     """`conf/train.yaml` with overrides."""
-    from hydra import compose, initialize_config_dir
+    from pnp.runs.config import compose
 
-    from pnp.runs.launch import conf_dir
-
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", list(overrides))
+    return compose("train", overrides)
 
 
 @pytest.fixture

@@ -109,8 +109,8 @@ def test_a_lagging_teacher_is_no_collapse_and_the_better_network_is_exported_and
     opened = reopen.open_run(file)
     for recorded in other:
         (run / "run.json").write_text(json.dumps({"main": {"network": recorded}}))
-        assert reopen.encoder(opened, file, None)[2] == recorded
+        assert reopen.encoder(opened, None)[2] == recorded
     # Version 0.1 recorded none.
     (run / "run.json").unlink()
     opened.checkpoint.pop("main")
-    assert reopen.main_network(opened, file) == "teacher"
+    assert reopen.main_network(opened) == "teacher"

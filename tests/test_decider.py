@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from PIL import Image
 from tiny_data import write_image_folder
 
@@ -29,15 +27,14 @@ from pnp.decider.shift import compare
 from pnp.errors import UserError
 from pnp.export.encoder import Encoder
 from pnp.export.folder import save
-from pnp.runs.launch import conf_dir
+from pnp.runs.config import compose as config_of
 
 SIZE, COUNT = 8, 240
 MODEL = {"name": "small_cnn", "in_channels": 3, "image_size": SIZE, "width": 4, "depth": 2}
 
 
 def command(word, *overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return getattr(decide, word)(hydra_compose(f"decide_{word}", list(map(str, overrides))))
+    return getattr(decide, word)(config_of(f"decide_{word}", map(str, overrides)))
 
 
 def encoder():
@@ -360,8 +357,7 @@ def test_budgets_of_a_decider_hold_in_every_group_of_a_column(made, tmp_path, ca
 def share(*overrides):
     from pnp.cli.export import export
 
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return export(hydra_compose("export", list(map(str, overrides))))
+    return export(config_of("export", map(str, overrides)))
 
 
 @pytest.mark.parametrize("crossed", [False, True])

@@ -8,8 +8,6 @@ from importlib import import_module
 import pytest
 import yaml
 from conftest import BRIEF, TINY
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from PIL import Image
 from test_docs import added as added
 from test_docs import blocks, lines, page
@@ -18,7 +16,7 @@ from tiny_data import write_fashion_mnist
 import pnp
 from pnp.cli import decide
 from pnp.cli.train import train
-from pnp.runs.launch import conf_dir
+from pnp.runs.config import compose as config_of
 
 # A small network on whatever data; one step, and a short judgement.
 SPECIFIC = ("data.", "model.width", "model.depth", "trainer.max")
@@ -41,9 +39,7 @@ def do(tmp_path, monkeypatch):
             return module.main(found[0][1:])
         config = begin[0].removeprefix("pnp-")
         where = ["run_dir=runs/RUN"] if config == "train" else []
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = hydra_compose(config, [*found[0][1:], *where, *more])
-        return getattr(module, config)(cfg)
+        return getattr(module, config)(config_of(config, [*found[0][1:], *where, *more]))
 
     return _do
 
@@ -114,9 +110,7 @@ def test_the_way_from_images_to_a_decider_runs_as_its_page_says(do, tmp_path, ca
         for words in [] if block.why else lines(block.text):
             if words[0] != "pnp-decide":
                 continue
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                cfg = hydra_compose(f"decide_{words[1]}", words[2:])
-            getattr(decide, words[1])(cfg)
+            getattr(decide, words[1])(config_of(f"decide_{words[1]}", words[2:]))
             ran.append(words[1])
             if words[1] == "label":  # somebody fills in the labels, and copies the images
                 with (tmp_path / "LABEL" / "to_label.csv").open(newline="") as file:

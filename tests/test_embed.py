@@ -6,15 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from PIL import Image
 from test_decider import MODEL, encoder, pictures
 
 from pnp.cli.embed import embed
 from pnp.errors import UserError
 from pnp.export.folder import save
-from pnp.runs.launch import conf_dir
+from pnp.runs.config import compose as config_of
 
 
 @pytest.fixture
@@ -29,8 +27,7 @@ def made(tmp_path):
 
 
 def command(*overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return embed(hydra_compose("embed", list(map(str, overrides))))
+    return embed(config_of("embed", map(str, overrides)))
 
 
 @pytest.mark.parametrize("kind", ["csv", "npy", "parquet"])

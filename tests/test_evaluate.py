@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import BRIEF, FULL
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 
 from pnp.cli.evaluate import evaluate
 from pnp.cli.train import train
@@ -20,7 +18,7 @@ from pnp.evaluation.probes import Space
 from pnp.report.groups import settings
 from pnp.report.reading import read_run
 from pnp.results import find
-from pnp.runs.launch import conf_dir
+from pnp.runs.config import compose as config_of
 
 SMALL = (
     "data.n_train=64",
@@ -34,8 +32,7 @@ SMALL = (
 
 
 def judged(*overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return evaluate(hydra_compose("evaluate", list(overrides)))
+    return evaluate(config_of("evaluate", overrides))
 
 
 def ambiguous(**options):

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import FULL
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from safetensors.torch import load_file
 
 import pnp
@@ -25,8 +23,8 @@ from pnp.export import card
 from pnp.export.encoder import Encoder
 from pnp.export.folder import save
 from pnp.export.hub import upload
+from pnp.runs.config import compose as config_of
 from pnp.runs.config import plain
-from pnp.runs.launch import conf_dir
 from pnp.runs.parts import parts
 
 FACTS = {
@@ -40,8 +38,7 @@ FACTS = {
 
 
 def exported(*overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return export(hydra_compose("export", list(overrides)))
+    return export(config_of("export", overrides))
 
 
 @pytest.fixture

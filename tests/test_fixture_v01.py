@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 import pnp
@@ -16,15 +14,10 @@ from pnp.cli.evaluate import evaluate
 from pnp.cli.export import export
 from pnp.cli.train import train
 from pnp.keys import upgrade
-from pnp.runs.launch import conf_dir
+from pnp.runs.config import compose
 
 OLD = Path(__file__).parent / "fixtures" / "v0.1"
 HERE = ("accelerator=cpu", "precision=32-true", "evaluation.k=5")
-
-
-def command(name, *overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra_compose(name, list(overrides))
 
 
 def rows(run):
@@ -62,7 +55,7 @@ def test_a_finished_run_is_not_repeated(finished, capsys):
 
 def test_a_finished_run_is_evaluated_to_the_same_numbers(finished):
     expected = json.loads((finished / "metrics.json").read_text())
-    metrics = evaluate(command("evaluate", f"run={finished}", *HERE))
+    metrics = evaluate(compose("evaluate", [f"run={finished}", *HERE]))
     assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-3, nan_ok=True)
 
 
@@ -73,6 +66,6 @@ def test_a_finished_run_is_reported(finished):
 
 
 def test_a_finished_run_is_exported(finished):
-    out = export(command("export", f"run={finished}"))
+    out = export(compose("export", [f"run={finished}"]))
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert pnp.load(out)(images).isfinite().all()

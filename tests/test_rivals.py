@@ -386,12 +386,9 @@ def test_a_method_is_its_objective_teacher_and_head_and_takes_steps(
 
 
 def test_an_objective_chosen_on_the_command_line_wins_over_the_methods():
-    from hydra import compose, initialize_config_dir
+    from pnp.runs.config import compose
 
-    from pnp.runs.launch import conf_dir
-
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", ["method=simclr", "objective=vicreg"])
+    cfg = compose("train", ["method=simclr", "objective=vicreg"])
     assert cfg.objective._target_ == "pnp.rivals.VICReg"
     assert cfg.method.teacher == "none"
 

@@ -111,11 +111,9 @@ def rows(log, *steps):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A real run, interrupted in its second epoch and resumed."""
-    from hydra import compose, initialize_config_dir
-
     from pnp.callbacks.checkpoints import Checkpoints, Interrupted
     from pnp.cli.train import train
-    from pnp.runs.launch import conf_dir
+    from pnp.runs.config import compose
 
     os.environ["WANDB_SILENT"] = "true"
     run = tmp_path_factory.mktemp("runs") / "run"
@@ -127,8 +125,7 @@ def trained(tmp_path_factory):
         "evaluation.k=5", "callbacks.checkpoints.every_n_steps=5", "wandb.tags=[a,b]",
         *(f"data.{key}={value}" for key, value in sizes.items()),
     ]  # fmt: skip
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", overrides)
+    cfg = compose("train", overrides)
     with pytest.MonkeyPatch.context() as patch:
         original = Checkpoints.on_train_batch_end
 
@@ -305,16 +302,13 @@ def test_a_job_that_breaks_in_its_evaluation_ends_its_own_run_and_not_the_caller
 
 
 def test_the_jobs_of_a_sweep_make_one_group_and_are_named_by_their_overrides(tmp_path):
-    from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
 
-    from pnp.runs.config import plain
-    from pnp.runs.launch import conf_dir
+    from pnp.runs.config import compose, plain
     from pnp.runs.parts import loggers
 
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        overrides = ["seed=3", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.mode=MULTIRUN"]
-        cfg = compose("train", overrides, return_hydra_config=True)
+    overrides = ["seed=3", f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra.mode=MULTIRUN"]
+    cfg = compose("train", overrides, with_hydra=True)
     cfg.hydra.job.override_dirname = "seed=3"
     try:
         HydraConfig.instance().set_config(cfg)

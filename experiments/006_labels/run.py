@@ -38,7 +38,7 @@ def features(folder: Path) -> tuple[str, Encoder, Data]:
     """Name of the data, encoder, and features and labels of train, calibration and test."""
     file = directory.find_checkpoint(str(folder), "run")
     run = reopen.open_run(file)
-    encoder, _, _ = reopen.encoder(run, file, "student")
+    encoder, _, _ = reopen.encoder(run, "student")
     name = "Fashion-MNIST" if "Sandal" in run.data.classes else "CIFAR-10 (JPEG)"
     positive = torch.tensor([run.data.classes.index(c) for c in POSITIVE[name]])
     found = {}

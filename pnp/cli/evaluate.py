@@ -22,12 +22,14 @@ def evaluate(cfg: Any) -> dict[str, float]:
     """
     started = time.time()
     from dataclasses import replace
+    from functools import partial
+
+    import torch
 
     from pnp import files, plugins
     from pnp.cpu import keep_freed_memory
     from pnp.errors import whole
     from pnp.evaluation import evaluate
-    from pnp.results import Row
     from pnp.runs import directory, reopen
     from pnp.runs.config import build, mapping, only_one, plain, words
     from pnp.runs.finish import mark_finished, write_results
@@ -48,35 +50,29 @@ def evaluate(cfg: Any) -> dict[str, float]:
     protocol = build(config["evaluation"], "evaluation")
     in_place = config["run"] and not config["run_dir"]
     folder = Path(str(config["run"])) if in_place else directory.run_directory(cfg)
+    layout = torch.channels_last
     if source == "backbone":
-        subject, references, trained = reopen.from_backbone(config), {}, config
+        network, data, views = reopen.from_backbone(config)
+        networks, references, trained = {"network": network}, {}, config
     else:
-        run = reopen.open_run(directory.find_checkpoint(config[source], source))
-        subject, references = run.subject, evaluate.references(protocol, run.untrained)
+        run = reopen.open_run(config[source], source)
+        data, views, networks = run.data, run.module.views, run.module.networks
+        references = evaluate.references(protocol, run.untrained)
+        layout = run.module.memory_format
         trained = {**run.checkpoint["config"], "evaluation": config["evaluation"]}
     device, precision, autocast = placement(config["accelerator"], config["precision"], "")
-
+    cache = folder / "features" if protocol.cache else None
+    setting = evaluate.Setting(data, views, device, layout, autocast, precision, cache)
     main = (files.read_json(folder / "run.json", dict, {}).get("main") or {}).get("network")
-
-    def measure(subject: reopen.Subject, where: Path) -> list[Row]:
-        setting = evaluate.Setting(
-            subject.data,
-            subject.views,
-            device,
-            subject.memory_format,
-            autocast,
-            precision,
-            folder / "features" if protocol.cache else None,
-        )
-        networks = subject.networks
-        return evaluate.evaluate_networks(where, networks, references, setting, protocol, main)
-
-    rows = measure(subject, folder)
+    measure = partial(evaluate.evaluate_networks, networks=networks, references=references,
+                      protocol=protocol, main=main)  # fmt: skip
+    rows = measure(folder, setting=setting)
     for name, options in further.items():
         (folder / name).mkdir(exist_ok=True)
-        more = measure(reopen.on_data(subject, name, options), folder / name)
+        other, plain_views = reopen.other_data(data, name, options)
+        more = measure(folder / name, setting=replace(setting, data=other, views=plain_views))
         rows += [replace(row, data=name) for row in more]
-    record = subject.data.split_record()
+    record = data.split_record()
     if not in_place:  # what the networks were trained with: reports compare and pair by it
         directory.save_config(folder, {**trained, "run_dir": str(folder)})
         files.write_json(folder / "splits.json", record)

@@ -42,9 +42,9 @@ def export(cfg: Any) -> Path:
     folder = Path(config["run"]) if config["run"] else None
     out = Path(config["out"] or (folder / "export" if folder else f"{file.with_suffix('')}_export"))
     refuse_foreign(out)
-    run = reopen.open_run(file)
-    net, options, name = reopen.encoder(run, file, config["network"])
-    training = reopen.training_facts(run, file, folder, name)
+    run = reopen.open_run(file, source)
+    net, options, name = reopen.encoder(run, config["network"])
+    training = reopen.training_facts(run, folder, name)
     facts = {"network": name, "training": training}
     metrics = files.read_json(folder / "metrics.json", dict, {}) if folder else {}
     bands = files.read_json(folder / "band.json", dict, {}) if folder else {}

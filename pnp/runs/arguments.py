@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pnp.errors import UserError
 from pnp.keys import renamed
-from pnp.runs.hints import odd_option
+from pnp.runs.hints import odd_option, parsed
 
 
 def prepared(config_name: str, words: Sequence[str]) -> list[str]:
@@ -37,17 +37,13 @@ def named_by_what_varies(arguments: list[str]) -> list[str]:
 
     A folder of that name with other fixed settings is left alone: a hash is appended then.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     words = [w for w in arguments if w.startswith("~") or ("=" in w and not w.startswith("-"))]
-    try:
-        parsed = [OverridesParser.create().parse_override(word) for word in words]
-    except HydraException:
-        return arguments  # Hydra says it better
-    fixed = [o.key_or_group for o in parsed if not o.is_sweep_override()]
+    overrides = [parsed(word) for word in words]
+    if None in overrides:
+        return arguments
+    fixed = [o.key_or_group for o in overrides if not o.is_sweep_override()]
     task = [key for key in fixed if not key.startswith(("hydra.", "hydra/"))]
-    varied = len(fixed) < len(parsed) or "sweep" in task
+    varied = len(fixed) < len(overrides) or "sweep" in task
     if not {"-m", "--multirun"} & set(arguments) or not task or not varied:
         return arguments
     left_out = ",".join(f"'{key}'" for key in dict.fromkeys(["resume", "logger", "sweep", *task]))

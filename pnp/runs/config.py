@@ -2,7 +2,7 @@
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -18,6 +18,34 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parent.parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
+
+
+def option_names(group: str) -> list[str]:
+    """Names of the options of a config group; empty where there is no such group."""
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+
+
+def compose(name: str, words: Iterable[str] = (), *, with_hydra: bool = False) -> Any:
+    """A composed config; a Hydra program around us stays as it is.
+
+    Args:
+        name: of the file in `conf`.
+        words: overrides.
+        with_hydra: keep Hydra's own section.
+
+    Raises:
+        hydra.errors.HydraException: an unknown key or option.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    around = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra.compose(name, list(words), return_hydra_config=with_hydra)
+    finally:
+        GlobalHydra.instance().hydra = around
 
 
 def build(node: object, where: str, **extra: Any) -> Any:

@@ -14,6 +14,7 @@ from pnp.errors import UserError
 from pnp.keys import BESIDE_TRAINING, NEUTRAL, original, upgrade
 
 if TYPE_CHECKING:
+    from pnp.data import DataModule
     from pnp.weights import Fit
 
 
@@ -209,8 +210,7 @@ def refuse_misfit(file: Path, found: "Fit") -> None:
 def check_splits(
     file: Path,
     checkpoint: Mapping[str, Any],
-    record: Mapping[str, Any],
-    root: object,
+    data: "DataModule",
     instead: str = "train again with resume=false",
 ) -> None:
     """Refuse other images than those that a checkpoint was trained, chosen and judged on.
@@ -218,8 +218,7 @@ def check_splits(
     Args:
         file: the checkpoint.
         checkpoint: its content; one of an earlier version has its record in `splits.json`.
-        record: `DataModule.split_record` of the data there is now.
-        root: its folder, for the message.
+        data: there is now.
         instead: of putting the images back.
 
     Raises:
@@ -228,7 +227,7 @@ def check_splits(
     beside = file.resolve().parent.parent / "splits.json"
     then = checkpoint.get("splits") or files.read_json(beside, dict, {})
     changed = []
-    for name, now in record.items():
+    for name, now in data.split_record().items():
         old = then.get(name, now)
         key = "content" if "content" in old and "content" in now else "digest"
         if old[key] != now[key]:
@@ -237,7 +236,7 @@ def check_splits(
             changed.append(f"{name} (as many images, but other ones)" if same else
                            f"{name} ({counts})")  # fmt: skip
     if changed:
-        where = f" in {root}" if root else ""
+        where = f" in {data.root}" if data.root else ""
         raise UserError(
             f"the images{where} are not those that {file} was trained on: {', '.join(changed)}. "
             "Images that it has learnt from could now be judged. Put them back as they were, or "
@@ -260,8 +259,7 @@ def check_images(run: Path, config: Mapping[str, Any], **words: str) -> None:
         from pnp.runs.config import build
 
         data = build(config["data"], "data")
-        file = run / "checkpoints" / "last.ckpt"
-        check_splits(file, {}, data.split_record(), data.root, **words)
+        check_splits(run / "checkpoints" / "last.ckpt", {}, data, **words)
 
 
 def provenance() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pnp.evaluation.concept_bands import concept_targets
 from pnp.evaluation.protocol import Protocol
 from pnp.export import encoder as exported
 from pnp.export.encoder import Encoder
-from pnp.runs import directory, reopen
+from pnp.runs import reopen
 from pnp.runs.config import only_one
 from pnp.weights import load
 
@@ -63,27 +63,25 @@ def source(config: Mapping[str, Any]) -> Source:
         words = f"{facts['backbone'].get('name')} of an export ({facts.get('network', 'network')})"
         entries = {"network": "encoder", "encoder": words, "run": None}
         return Source(exported.load(name), facts["backbone"], entries)
-    file = directory.find_checkpoint(name, key)
-    folder = Path(name) if key == "run" else None
-    return of_run(reopen.open_run(file), file, folder, config["network"])
+    run = reopen.open_run(name, key)
+    return of_run(run, Path(name) if key == "run" else None, config["network"])
 
 
-def of_run(run: reopen.Run, file: Path, folder: Path | None, network: str | None = None) -> Source:
+def of_run(run: reopen.Run, folder: Path | None, network: str | None = None) -> Source:
     """The encoder of a run, with its data.
 
     Args:
         run: the run.
-        file: its checkpoint.
         folder: the run directory; None for a checkpoint without one.
         network: student or teacher; None takes the better one on validation.
     """
-    net, options, name = reopen.encoder(run, file, network)
+    net, options, name = reopen.encoder(run, network)
     config = run.checkpoint["config"]
     identity = files.read_json(folder / "job.json", dict, {}).get("identity") if folder else None
     facts = {
         "network": name,
         "encoder": f"the {name}'s {options['name']} of a run on {config['data']['dataset']}",
-        "run": identity or (folder.resolve().name if folder else file.name),
+        "run": identity or (folder.resolve().name if folder else run.file.name),
         "seed": config["seed"],
         "steps": int(run.checkpoint["global_step"]),
     }
@@ -193,7 +191,7 @@ def write_own(
     one = protocol.concepts is not None and len(protocol.concepts) == 1
     if protocol.budgets is None or not protocol.test or not (own or one):
         return None
-    source = of_run(run, place / "checkpoints" / "last.ckpt", place)
+    source = of_run(run, place)
     source.encoder.to(device)
     try:
         questions = own_classes(source, protocol.concepts, most=DEFAULT_HEAD)

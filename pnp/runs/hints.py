@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from pnp.runs.config import conf_dir
+from pnp.runs.config import compose, conf_dir, option_names
 
 # Keys of pnp-evaluate that describe the data and the network: a run brings its own.
 OF_THE_RUN = ("data", "views", "model", "pretrained", "partial", "state_dict")
@@ -24,33 +23,19 @@ def hints(config_name: str, arguments: Sequence[str]) -> list[str]:
         config_name: of the command, `train` or `evaluate` for instance.
         arguments: its words.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    groups = {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in conf_dir().iterdir()
-        if folder.is_dir()
-    }
+    groups = {path.name: option_names(path.name) for path in conf_dir().iterdir() if path.is_dir()}
     pairs = [argument.lstrip("+~").partition("=") for argument in arguments]
     chosen = [f"{key}={value}" for key, _, value in pairs if value in groups.get(key, ())]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose(config_name, chosen), resolve=False)
+    config: Any = OmegaConf.to_container(compose(config_name, chosen), resolve=False)
     keys = list(_keys(config))
     idle = without_effect(arguments) if config_name == "evaluate" else {}
     lines = []
     for (key, separator, value), argument in zip(pairs, arguments, strict=True):
         if not separator or key.startswith(("hydra.", "hydra/")):
             continue
-        try:
-            OverridesParser.create().parse_override(argument)
-        except HydraException:
+        if parsed(argument) is None:
             lines.append(f"quote the value, for Hydra and for the shell: '{key}=\"{value}\"'")
-            continue
-        if key in idle:
+        elif key in idle:
             lines.append(idle[key])
         elif key in groups:
             near = get_close_matches(value, groups[key], 1)
@@ -63,25 +48,34 @@ def hints(config_name: str, arguments: Sequence[str]) -> list[str]:
 
 def odd_option(arguments: Sequence[str]) -> str | None:
     """Sentence about the first word that Hydra would answer with a traceback; None without one."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     for argument in arguments:
         key, separator, _ = argument.lstrip("+").partition("=")
         if separator and not key:
             return f"{argument}: expected KEY=VALUE."
-        if not (separator and key.isidentifier() and (conf_dir() / key).is_dir()):
+        options = option_names(key) if separator and key.isidentifier() else []
+        word = parsed(argument) if options else None
+        if word is None or word.is_sweep_override():
             continue
-        try:
-            word = OverridesParser.create().parse_override(argument)
-        except HydraException:
-            continue  # it says that better
-        value = None if word.is_sweep_override() else word.value()
+        value = word.value()
         several = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str | dict | None) for one in several):
-            options = sorted(file.stem for file in (conf_dir() / key).glob("*.yaml"))
             return f"{argument}: expected the name of an option: {', '.join(options)}."
     return None
+
+
+def parsed(word: str) -> Any:
+    """An override as Hydra understands it; None for one that Hydra refuses, with a better message.
+
+    Args:
+        word: of the command line.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
 
 
 def without_effect(words: Sequence[str]) -> dict[str, str]:
@@ -114,7 +108,9 @@ def _instead(
     if close := get_close_matches(last, siblings, 1, cutoff=0.75):
         return f": did you mean {section}.{close[0]}?"
     of_group = section in groups and isinstance(config.get(section), dict)
-    if of_group and (owners := _options_with(section, last)):
+    # Options of the group whose file has the key.
+    files = [conf_dir() / section / f"{name}.yaml" for name in groups[section]] if of_group else []
+    if owners := [file.stem for file in files if last in OmegaConf.load(file)]:
         words = " or ".join(f"{section}={option}" for option in owners)
         return f" here, it goes with {words}."
     same = [known for known, leaf in leaves.items() if leaf == last]
@@ -128,12 +124,6 @@ def _instead(
     if siblings:
         return f"; {section} has {', '.join(siblings[:LISTED])}{' …' * (len(siblings) > LISTED)}."
     return "; --help lists the keys."
-
-
-def _options_with(group: str, key: str) -> list[str]:
-    """Options of a group whose file has a key."""
-    files: list[Path] = sorted((conf_dir() / group).glob("*.yaml"))
-    return [file.stem for file in files if key in OmegaConf.load(file)]
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -19,8 +19,9 @@ from pnp import console
 from pnp.errors import UserError
 from pnp.files import is_disk_full, read_json, write_json
 from pnp.runs import arguments
+from pnp.runs.config import compose as compose_config
 from pnp.runs.config import conf_dir
-from pnp.runs.directory import is_multirun
+from pnp.runs.directory import hydra_job, is_multirun
 from pnp.runs.hints import hints
 from pnp.runs.jobs import Busy, run_name
 from pnp.signals import STOPPING, Interrupted, Listener, requeue
@@ -35,12 +36,10 @@ def compose(name: str, overrides: Sequence[str], *, as_job: bool = False) -> Any
     Raises:
         hydra.errors.HydraException: an unknown key or option.
     """
-    import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose(name, arguments.understood(overrides), return_hydra_config=as_job)
+    cfg = compose_config(name, arguments.understood(overrides), with_hydra=as_job)
     if not as_job:
         return OmegaConf.to_container(cfg)
     HydraConfig.instance().set_config(cfg)  # it knows the groups that were chosen
@@ -145,12 +144,10 @@ class Task:
 
     def __call__(self, cfg: Any) -> Any:
         """Run one job; in a multirun a mistake ends in a note and None."""
-        from hydra.core.hydra_config import HydraConfig
-
         console.fall_back()  # joblib's processes did not come through `launch`
         Task.called = True
         many = is_multirun()
-        shared = many and _by_joblib(HydraConfig.get())
+        shared = many and _by_joblib(hydra_job())
         if shared and not between.before:
             between.__enter__()
         if between.seen:
@@ -201,12 +198,9 @@ class Task:
         """Leave a note about this job of a multirun; None removes it."""
         if not is_multirun():
             return
-        from hydra.core.hydra_config import HydraConfig
-
-        job = HydraConfig.get()
-        Sweep.folder = Path(job.sweep.dir)  # the basic launcher needs no callback
-        if not Sweep.folder.is_absolute():  # hydra.job.chdir changes the folder, not the sweep's
-            Sweep.folder = Path(HydraConfig.get().runtime.cwd) / Sweep.folder
+        job = hydra_job()
+        # The basic launcher needs no callback; hydra.job.chdir does not move the sweep's folder.
+        Sweep.folder = Path(job.runtime.cwd, job.sweep.dir)
         file = Sweep.folder / ".jobs" / f"{self.token}-{job.job.num}"
         if text is None:
             file.unlink(missing_ok=True)

@@ -1,12 +1,11 @@
 """Networks to evaluate or to export: of a run, of a checkpoint, or of a file from elsewhere."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from torch import nn
 
 from pnp import __version__, files, weights
@@ -18,7 +17,7 @@ from pnp.export.encoder import Encoder
 from pnp.method import SelfSupervised
 from pnp.results import better
 from pnp.runs import directory
-from pnp.runs.config import build, check_call, conf_dir, plain
+from pnp.runs.config import build, check_call, compose, option_names, plain
 from pnp.runs.parts import parts
 from pnp.views import Views
 
@@ -29,48 +28,38 @@ SECTIONS = ("data", "views", "model", "method", "objective", "optim")
 class Run:
     """A checkpoint with the objects of its configuration; `untrained` is the initial backbone."""
 
+    file: Path
     checkpoint: dict[str, Any]
     data: DataModule
     module: SelfSupervised
     untrained: nn.Module
 
-    @property
-    def subject(self) -> "Subject":
-        """Student and teacher, on the data of the run."""
-        module = self.module
-        return Subject(module.networks, self.data, module.views, module.memory_format)
 
-
-def open_run(file: Path) -> Run:
+def open_run(path: str | Path, key: str = "resume") -> Run:
     """Load a checkpoint, and build what its configuration describes.
+
+    Args:
+        path: a checkpoint, or a run directory for its last one.
+        key: name of the setting, for the message.
 
     Raises:
         UserError: it is none of pnp-train, or its data are not there any more, or changed.
     """
+    file = directory.find_checkpoint(path, key)
     checkpoint = directory.load_checkpoint(file)
     config = checkpoint["config"]
     if lacking := [key for key in ("seed", *SECTIONS) if key not in config]:
         raise UserError(f"{file} is no checkpoint of pnp-train: its config lacks {lacking[0]}.")
     lightning.seed_everything(whole("seed", config["seed"], 0), workers=True, verbose=False)
     data, module, untrained = parts(config)
-    directory.check_splits(file, checkpoint, data.split_record(), data.root)
+    directory.check_splits(file, checkpoint, data)
     found = weights.fit(module, checkpoint["state_dict"])
     directory.refuse_misfit(file, found)
     module.load_state_dict(found.state)
-    return Run(checkpoint, data, module, untrained)
+    return Run(file, checkpoint, data, module, untrained)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """Networks by name, with the data and the preprocessing that they are evaluated on."""
-
-    networks: Mapping[str, nn.Module]
-    data: DataModule
-    views: Views
-    memory_format: torch.memory_format = torch.channels_last
-
-
-def from_backbone(config: Mapping[str, Any]) -> Subject:
+def from_backbone(config: Mapping[str, Any]) -> tuple[nn.Module, DataModule, Views]:
     """A backbone by name, with weights from a file or from timm, on the data of the config.
 
     Args:
@@ -98,43 +87,38 @@ def from_backbone(config: Mapping[str, Any]) -> Subject:
             f"backbone={name} has no weights: give state_dict=FILE or pretrained=true, or "
             f"backbone=random model='{{name: {name}}}' to evaluate it untrained."
         )
-    return Subject({"network": network}, data, views)
+    return network, data, views
 
 
-def on_data(subject: Subject, name: str, options: Mapping[str, Any]) -> Subject:
-    """The same networks on another data set, resized to the images that the networks know.
+def other_data(
+    trained: DataModule, name: str, options: Mapping[str, Any]
+) -> tuple[DataModule, Views]:
+    """Another data set, resized to the images that networks know.
 
     Args:
-        subject: networks and the data that they were trained on.
+        trained: the data that they were trained on.
         name: option of `conf/data`.
         options: further keys of that section.
 
     Raises:
         UserError: no such data set, or one with another number of channels.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    choice("datasets", name, sorted(file.stem for file in (conf_dir() / "data").glob("*.yaml")))
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = plain(compose("evaluate", [f"data={name}"]))
-    data = build({**config["data"], **options, "size": subject.data.size}, f"datasets.{name}")
-    if data.channels != subject.data.channels:
+    choice("datasets", name, option_names("data"))
+    config = plain(compose("evaluate", [f"data={name}"]))
+    data = build({**config["data"], **options, "size": trained.size}, f"datasets.{name}")
+    if data.channels != trained.channels:
         raise UserError(
             f"datasets={name} has {data.channels} channel(s), but the networks were trained on "
-            f"{subject.data.channels}."
+            f"{trained.channels}."
         )
-    views = build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
-    return replace(subject, data=data, views=views)
+    return data, build(config["views"], "views", size=data.size, mean=data.mean, std=data.std)
 
 
-def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, Any], str]:
+def encoder(run: Run, name: str | None) -> tuple[Encoder, dict[str, Any], str]:
     """A network of a run with its preprocessing, the options of its backbone, and its name.
 
     Args:
         run: the run.
-        file: its checkpoint.
         name: student or teacher; None takes the main network, see `main_network`.
 
     Raises:
@@ -142,12 +126,12 @@ def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, 
     """
     data, views, config = run.data, run.module.views, run.checkpoint["config"]
     networks = run.module.networks
-    name = choice("network", name or main_network(run, file), networks)
+    name = choice("network", name or main_network(run), networks)
     options = {k: v for k, v in config["model"].items() if k not in ("projector", "pretrained")}
     options |= {"in_channels": data.channels, "image_size": data.size}
     if options.get("stem") == "auto":  # resolved, for readers and for other loaders
         options["stem"] = "small" if data.size <= SMALL_IMAGE else "large"
-    weights.refuse_odd(networks[name].state_dict(), f"the {name} of {file}")
+    weights.refuse_odd(networks[name].state_dict(), f"the {name} of {run.file}")
     net = Encoder(
         networks[name].backbone,
         channels=data.channels,
@@ -158,25 +142,24 @@ def encoder(run: Run, file: Path, name: str | None) -> tuple[Encoder, dict[str, 
     return net.eval().requires_grad_(False).cpu(), options, name
 
 
-def main_network(run: Run, file: Path) -> str:
+def main_network(run: Run) -> str:
     """The better network of a run on validation, as it was recorded.
 
     That of `run.json` for a run's last checkpoint, else that of the checkpoint. Runs of version 0.1
     recorded none: the teacher, if there is one.
     """
-    facts = files.read_json(file.resolve().parent.parent / "run.json", dict, {})
+    facts = files.read_json(run.file.resolve().parent.parent / "run.json", dict, {})
     recorded = [run.checkpoint.get("main"), (facts.get("main") or {}).get("network")]
-    if file.name == "last.ckpt":
+    if run.file.name == "last.ckpt":
         recorded.reverse()
     return next(filter(None, recorded), better(dict.fromkeys(run.module.networks, 0.0)))
 
 
-def training_facts(run: Run, file: Path, folder: Path | None, network: str) -> dict[str, Any]:
+def training_facts(run: Run, folder: Path | None, network: str) -> dict[str, Any]:
     """Entries about the training for the model card and `config.json`; no path of this machine.
 
     Args:
         run: the run.
-        file: its checkpoint.
         folder: the run directory; None for a checkpoint without one.
         network: student or teacher.
     """
@@ -191,7 +174,7 @@ def training_facts(run: Run, file: Path, folder: Path | None, network: str) -> d
         "choices": {key: choices[key] for key in named if choices.get(key)},
         "scale": config.get("scale"),
         "seed": config["seed"],
-        "checkpoint": file.name,
+        "checkpoint": run.file.name,
         "steps": int(run.checkpoint["global_step"]),
         "batch_size": run.data.batch_size,
         "started_from": "timm's published weights"

@@ -67,7 +67,7 @@ def fit(
         found = weights.fit(module, saved["state_dict"])
         directory.refuse_misfit(checkpoint, replace(found, left=[found.prefix, *found.left])
                                 if found.prefix else found)  # fmt: skip
-        directory.check_splits(checkpoint, saved, data.split_record(), data.root)
+        directory.check_splits(checkpoint, saved, data)
         step = int(saved["global_step"])
         if directory.extends(saved["config"], config) and trainer.is_global_zero:
             print(f"goes on beyond its end, at step {step}: learning rate and momentum follow the "
@@ -142,9 +142,9 @@ def finish(
         else:
             trackers.end(logger, metrics, trainer.global_step)
     if not directory.in_multirun():
-        run = reopen.Run(
-            {"config": config, "global_step": trainer.global_step}, data, module, untrained
-        )
+        checkpoint = {"config": config, "global_step": trainer.global_step}
+        file = folder / "checkpoints" / "last.ckpt"
+        run = reopen.Run(file, checkpoint, data, module, untrained)
         decider = encoders.write_own(run, folder, protocol, trainer.strategy.root_device)
         if decider:
             print(f"decider: pnp-decide apply decider={decider} images=FOLDER")
