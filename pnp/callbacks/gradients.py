@@ -100,12 +100,7 @@ class TermGradients(L.Callback):
         self.step = trainer.global_step - 1
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        *_: Any,
-        **__: Any,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         """Look at this step if its turn has come."""
         assert isinstance(pl_module, SelfSupervised)

@@ -22,12 +22,7 @@ class FiniteLoss(L.Callback):
         self.names: list[str] = []
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         """Note the first bad step of each term."""
         terms: dict[str, torch.Tensor] = outputs["terms"]

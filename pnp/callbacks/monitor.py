@@ -151,12 +151,7 @@ class Monitor(L.Callback):
         self.step = trainer.global_step
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        *_: Any,
-        **__: Any,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         """Check a batch of the student's embeddings every 5 to 50 of the first 1,000 steps."""
         assert isinstance(pl_module, SelfSupervised)

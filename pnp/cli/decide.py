@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pnp.errors import UserError
+from pnp.errors import UserError, near, number
 
 if TYPE_CHECKING:
     from pnp.decider.decider import Decider
@@ -39,7 +39,6 @@ def fit(cfg: Any) -> Path:
     from pnp.band.inputs import Budgets
     from pnp.decider import folder
     from pnp.decider.labels import Shares
-    from pnp.errors import number
     from pnp.runs import encoders
     from pnp.runs.config import plain, words
 
@@ -75,11 +74,8 @@ def apply(cfg: Any) -> int:
         cfg: a composed `conf/decide_apply.yaml`.
     """
     from pnp.decider.apply import apply as apply_decider
-    from pnp.runs.config import plain, words
 
-    config = plain(cfg)
-    words(config, "decider", "images", "out")
-    decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
+    _, decider, images, out = _inputs(cfg)
     judged, text = apply_decider(decider, images, out)
     for name, reason in judged.failed[:5]:
         print(f"unreadable: {name}: {reason}", file=sys.stderr)
@@ -96,14 +92,11 @@ def check(cfg: Any) -> dict[str, str]:
         cfg: a composed `conf/decide_check.yaml`.
     """
     from pnp.decider.check import check as check_decider
-    from pnp.runs.config import plain, words
 
-    config = plain(cfg)
-    words(config, "decider", "images", "out")
-    decider, images, labels = _decider(config), _given(config, "images"), _labels(config)
+    config, decider, images, out = _inputs(cfg)
+    labels = _labels(config)
     if labels is None:
         raise UserError("labels= is not set: give a csv with file and label of the later images.")
-    out = Path(config["out"])
     states, lines = check_decider(decider, images, labels, config["alpha"], out)
     print("\n".join([*lines, f"wrote {out / 'check.csv'}"]))
     return states
@@ -116,11 +109,8 @@ def label(cfg: Any) -> Path:
         cfg: a composed `conf/decide_label.yaml`.
     """
     from pnp.decider.label import choose
-    from pnp.runs.config import plain, words
 
-    config = plain(cfg)
-    words(config, "decider", "images", "out")
-    decider, images, out = _decider(config), _given(config, "images"), Path(config["out"])
+    config, decider, images, out = _inputs(cfg)
     lines = choose(decider, images, config["n"], config["random"], config["seed"], out)
     print("\n".join([*lines, f"wrote {out / 'to_label.csv'} and {out / 'to_label.html'}"]))
     return out / "to_label.csv"
@@ -135,13 +125,14 @@ def plan(cfg: Any) -> list[Any]:
     from pnp.band.allowed import min_calibration_size
     from pnp.band.planning import Planned
     from pnp.band.planning import plan as planned
+    from pnp.decider.folder import read
     from pnp.runs.config import plain, words
 
     config = plain(cfg)
     words(config, "decider", "out")
     if not isinstance(config["sizes"], list | None):
         raise UserError(f"sizes={config['sizes']}: give a list of numbers, as in sizes=[300,1000].")
-    decider = _decider(config) if config["decider"] else None
+    decider = read(config["decider"]) if config["decider"] else None
     levels, delta, method = (config["max_fp"], config["max_fn"]), config["delta"], config["method"]
     least = [min_calibration_size(level, delta, method) for level in levels]
     sizes = config["sizes"] or [max(least) * 2**i for i in range(7)]
@@ -194,14 +185,20 @@ def _labels(config: dict[str, Any]) -> str | list[str] | None:
     value = config["labels"]
     if isinstance(value, dict | bool) or value == []:
         raise UserError(f"labels={value}: give a csv, or several as labels=[A.csv,B.csv].")
-    several = isinstance(value, list)
-    return [str(file) for file in value] if several else None if value is None else str(value)
+    if isinstance(value, list):
+        return [str(file) for file in value]
+    return None if value is None else str(value)
 
 
-def _decider(config: dict[str, Any]) -> "Decider":
+def _inputs(cfg: Any) -> "tuple[dict[str, Any], Decider, str, Path]":
+    """Configuration, decider, images and folder for the answers, of apply, check and label."""
     from pnp.decider.folder import read
+    from pnp.runs.config import plain, words
 
-    return read(_given(config, "decider"))
+    config = plain(cfg)
+    words(config, "decider", "images", "out")
+    decider, images = read(_given(config, "decider")), _given(config, "images")
+    return config, decider, images, Path(config["out"])
 
 
 def _run_apply(cfg: Any) -> None:
@@ -222,7 +219,6 @@ SUBCOMMANDS: dict[str, Callable[[Any], Any]] = {
 def main() -> None:
     """Console script `pnp-decide`."""
     from pnp import console
-    from pnp.errors import near
     from pnp.runs.launch import complain, launch
 
     console.fall_back()

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pnp.errors import UserError
+from pnp.errors import UserError, whole
 
 
 def embed(cfg: Any) -> list[Path]:
@@ -20,7 +20,6 @@ def embed(cfg: Any) -> list[Path]:
         UserError: no encoder, no images, or a table of an unknown kind.
     """
     from pnp.decider import embed as embedding
-    from pnp.errors import whole
     from pnp.files import write_text
     from pnp.runs import encoders
     from pnp.runs.config import plain, words

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pnp.errors import UserError
+from pnp.errors import UserError, whole
 
 
 def evaluate(cfg: Any) -> dict[str, float]:
@@ -28,7 +28,6 @@ def evaluate(cfg: Any) -> dict[str, float]:
 
     from pnp import files, plugins
     from pnp.cpu import keep_freed_memory
-    from pnp.errors import whole
     from pnp.evaluation import evaluate
     from pnp.runs import directory, reopen
     from pnp.runs.config import build, mapping, only_one, plain, words

@@ -81,12 +81,7 @@ class _Finite(L.Callback):
         self.bad_gradient = not bool(flat_gradient(pl_module).isfinite().all())
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any, **__: Any
     ) -> None:
         bad = [name for name, term in outputs["terms"].items() if not bool(term.isfinite())]
         bad += ["the gradient"] if self.bad_gradient and not bad else []
@@ -133,5 +128,4 @@ def finite_and_timed(
     times = {part: 1000 * clock.seconds.get(part, 0.0) / count for part in PARTS.values()}
     times["images per second"] = 1000 * images / max(1e-9, sum(times.values()))
     note = watch.fault or f"{watch.steps} batches of {images} images on {module.device}"
-    fault = bool(watch.fault)
-    return Check("first steps finite", not fault, float(fault), 0.0, note), times
+    return Check("first steps finite", float(bool(watch.fault)), 0.0, note), times
