@@ -5,12 +5,14 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
 from pnp import plugins
 from pnp.errors import UserError, near
+
+T = TypeVar("T")
 
 
 def conf_dir() -> Path:
@@ -75,7 +77,11 @@ def build(node: object, where: str, **extra: Any) -> Any:
             raise UserError(f"{where}._target_={target!r} is not allowed: it is no class of pnp.")
     else:
         function = plugins.find(target, f"{where}._target_")
-    values.update(extra)
+    return checked(function, where, {**values, **extra})
+
+
+def checked(function: Callable[..., T], where: str, values: Mapping[str, Any]) -> T:
+    """Call with keyword arguments whose names and simple types are checked: see `check_call`."""
     check_call(function, values, where)
     return function(**values)
 

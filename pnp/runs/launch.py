@@ -204,13 +204,13 @@ class Task:
         file = Sweep.folder / ".jobs" / f"{self.token}-{job.job.num}"
         if text is None:
             file.unlink(missing_ok=True)
-        else:
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, [list(job.overrides.task), text])
-            except OSError as error:  # the next job could not write either
-                complain(f"{text}\n{_message(error)}")
-                sys.exit(2)
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, [list(job.overrides.task), text])
+        except OSError as error:  # the next job could not write either
+            complain(f"{text}\n{_message(error)}")
+            sys.exit(2)
 
 
 def _message(error: Exception) -> str | None:

@@ -13,7 +13,7 @@ from pnp import auto
 from pnp.errors import UserError, choice, number, whole
 from pnp.keys import upgrade
 from pnp.results import of_student
-from pnp.runs.config import build, check_call, mapping
+from pnp.runs.config import build, check_call, checked, mapping
 
 if TYPE_CHECKING:
     import torch
@@ -50,13 +50,11 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
     model = {**config["model"], "in_channels": data.channels, "image_size": data.size}
     mlp = mapping("model.projector", model.pop("projector", None))
     mlp |= mapping("method.projector", method.pop("projector", None) or {})
-    check_call(backbone, model, "model")
-    net = backbone(**model)
-    check_call(projector, {"dim": net.dim, **mlp}, "model.projector")
+    net = checked(backbone, "model", model)
     initial = deepcopy(net)
     on_top = method.pop("head", None)
     if on_top is not None:
-        check_call(head, {"dim": net.dim, **mapping("method.head", on_top)}, "method.head")
+        on_top = mapping("method.head", on_top)
     data.global_batch = method.pop("global_batch", None)
     if data.global_batch is not None:
         whole("method.global_batch", data.global_batch, 2)
@@ -65,11 +63,13 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
         method,
         "method",
         backbone=net,
-        projector=projector(net.dim, **mlp),  # pyright: ignore[reportArgumentType]
+        projector=checked(projector, "model.projector", {"dim": net.dim, **mlp}),
         objective=build(config["objective"], "objective"),
         views=views,
         optim=build(config["optim"], "optim"),
-        head=None if on_top is None else head(dim=mlp["out"], **on_top),
+        head=None
+        if on_top is None
+        else checked(head, "method.head", {**on_top, "dim": mlp["out"]}),
         predicts=on_top is not None and on_top["kind"] == "predictor",
         micro_batch=data.batch_size if data.global_batch else None,
         seed=config["seed"],
@@ -112,8 +112,9 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
     options["accelerator"], options["precision"] = hardware(
         options["accelerator"], options["precision"]
     )
-    tf32 = choice("trainer.tf32", options.pop("tf32", True), (True, False))
-    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = choice(
+        "trainer.tf32", options.pop("tf32", True), (True, False)
+    )
     if options.get("sync_batchnorm") == "auto":
         options["sync_batchnorm"] = options["accelerator"] != "cpu"
     if options.get("sync_batchnorm") and options["accelerator"] == "cpu":
@@ -124,8 +125,6 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
     if options["accelerator"] == "cpu" and options["devices"] != "auto":
         whole("trainer.devices", options["devices"])  # of a CPU: processes
     callbacks = [*_callbacks(config, folder), Progress() if terminal else EpochLines()]
-    quick = bool(options.get("fast_dev_run"))
-    checkpoints = "checkpoints" in (config["callbacks"] or {})
     try:
         with warnings.catch_warnings():
             ignore_known_warnings()
@@ -133,10 +132,10 @@ def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "
                 **options,
                 default_root_dir=folder,
                 callbacks=callbacks,
-                logger=loggers(config, folder, dummy=quick),
+                logger=loggers(config, folder, dummy=bool(options.get("fast_dev_run"))),
                 log_every_n_steps=1,  # the module decides what is logged when
                 enable_model_summary=False,
-                enable_checkpointing=checkpoints,
+                enable_checkpointing="checkpoints" in (config["callbacks"] or {}),
                 enable_progress_bar=terminal,
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,  # our loader shards by itself
@@ -155,17 +154,14 @@ def _steps_per_epoch(options: dict[str, Any], data: "DataModule") -> int:
 
 
 def _callbacks(config: dict[str, Any], folder: Path) -> list[Any]:
-    callbacks: list[Any] = []
-    for name, node in (config["callbacks"] or {}).items():
-        extra: dict[str, Any] = {}
-        if name == "checkpoints":
-            extra = {"folder": folder / "checkpoints", "config": config}
-            if config["method"].get("teacher", "ema") != "ema":
-                extra["monitor"] = of_student(node["monitor"])
-        if name == "monitor":
-            extra = {"alarms": folder / "alarms.json"}
-        callbacks.append(build(node, f"callbacks.{name}", **extra))
-    return callbacks
+    nodes = config["callbacks"] or {}
+    extra: dict[str, dict[str, Any]] = {
+        "checkpoints": {"folder": folder / "checkpoints", "config": config},
+        "monitor": {"alarms": folder / "alarms.json"},
+    }
+    if "checkpoints" in nodes and config["method"].get("teacher", "ema") != "ema":
+        extra["checkpoints"]["monitor"] = of_student(nodes["checkpoints"]["monitor"])
+    return [build(node, f"callbacks.{name}", **extra.get(name, {})) for name, node in nodes.items()]
 
 
 def hardware(
@@ -237,13 +233,13 @@ def loggers(config: dict[str, Any], folder: Path, *, dummy: bool = False) -> lis
             options["group"] = options.get("group") or Path(job.sweep.dir).name
             if "WANDB_SWEEP_ID" not in os.environ:  # one id for all jobs would mix them up
                 os.environ.pop("WANDB_RUN_ID", None)
-        check_call(WandbLog, {"folder": folder, **options}, "wandb")
-        chosen.append(WandbLog(folder, {**config, "commit": directory.commit()}, **options))
+        facts = {"folder": folder, "config": {**config, "commit": directory.commit()}}
+        chosen.append(checked(WandbLog, "wandb", {**options, **facts}))
     if config.get("logger") and not dummy:
         from pnp.loggers.trackers import tracker
 
-        check_call(tracker, {"folder": folder, "config": config, **config["logger"]}, "logger")
-        chosen.append(tracker(folder, config, **config["logger"]))
+        facts = {"folder": folder, "config": config}
+        chosen.append(checked(tracker, "logger", {**config["logger"], **facts}))
     return chosen
 
 

@@ -17,7 +17,7 @@ from pnp.export.encoder import Encoder
 from pnp.method import SelfSupervised
 from pnp.results import better
 from pnp.runs import directory
-from pnp.runs.config import build, check_call, compose, option_names, plain
+from pnp.runs.config import build, checked, compose, option_names, plain
 from pnp.runs.parts import parts
 from pnp.views import Views
 
@@ -78,8 +78,8 @@ def from_backbone(config: Mapping[str, Any]) -> tuple[nn.Module, DataModule, Vie
         network: nn.Module = Pixels()
     else:
         options["name"] = options.get("name", "small_cnn") if name == "random" else name
-        check_call(backbone, options, "model")
-        network = backbone(**options, pretrained=config["pretrained"])
+        options["pretrained"] = bool(config["pretrained"])
+        network = checked(backbone, "model", options)
     if config["state_dict"]:
         weights.load(network, Path(str(config["state_dict"])), partial=config["partial"])
     elif name not in ("pixels", "random") and not config["pretrained"]:

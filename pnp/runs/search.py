@@ -47,7 +47,8 @@ def search(
         UserError: settings that cannot work, or a study of other settings under this name.
         pnp.signals.Interrupted: stopped by a signal; the trial is queued again.
     """
-    fixed = [*(f"{k}={v}" for k, v in BLIND.items() if not _mentions(given, k)), *given]
+    keys = {word.lstrip("+").partition("=")[0] for word in given}
+    fixed = [*(f"{key}={value}" for key, value in BLIND.items() if key not in keys), *given]
     settings = dict(settings)
     check(settings)
     present = compose("train", fixed)
@@ -139,9 +140,8 @@ def open_study(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}. Set tune.dir=PATH.") from error
-    prune = settings["prune"]
-    pruner = optuna.pruners.NopPruner()
-    if prune is not None:
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if prune := settings["prune"]:
         pruner = optuna.pruners.MedianPruner(prune["startup_trials"], prune["warmup_epochs"])
     place = str(folder / "study.db").replace("{", "{{").replace("}", "}}")  # Optuna's template
     study = optuna.create_study(
@@ -191,8 +191,15 @@ def adopt(study: "optuna.Study", folder: Path) -> None:
             dead = locks.acquire(lock) is None
             lock.release()
         if dead:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
+            queue_again(study, trial)
+
+
+def queue_again(study: "optuna.Study", trial: Any) -> None:
+    """End a trial that was interrupted; another one with its values continues its run."""
+    import optuna
+
+    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
 
 
 def run_trial(
@@ -218,26 +225,24 @@ def run_trial(
         print(f"trial {trial.number} is stopped: below the median of the others", flush=True)
         raise optuna.TrialPruned from None
     except (Interrupted, KeyboardInterrupt) as stop:
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
+        queue_again(study, trial)
         raise stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT) from stop
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         trial.set_user_attr("error", text)
         print(f"trial {trial.number} failed: {text}", file=sys.stderr)
         raise Failed(text) from error
-    best_now = logged_best(metrics, metric)
-    if best_now is None:
+    found = logged_best(metrics, metric)
+    if found is None:
         present = sorted(key for key in metrics if key.startswith("validation/"))
         raise UserError(
             f"tune.metric={metric} is not in metrics.json. There: {', '.join(present)}."
         )
-    best = max if settings["direction"] == "maximize" else min
-    value = best_now[1]
-    values = [value, *(t.value for t in finished_trials(study))]
+    choose = max if settings["direction"] == "maximize" else min
+    best = choose([found[1], *(t.value for t in finished_trials(study))])
     count = f"{counted(study) + 1}/{settings['n_trials']}"
-    print(f"trial {trial.number}: {value:.4f}  best {best(values):.4f}  {count}", flush=True)
-    return value
+    print(f"trial {trial.number}: {found[1]:.4f}  best {best:.4f}  {count}", flush=True)
+    return found[1]
 
 
 def _pruning(study: "optuna.Study", trial: "optuna.Trial", when: str) -> Any:
@@ -246,11 +251,10 @@ def _pruning(study: "optuna.Study", trial: "optuna.Trial", when: str) -> Any:
 
     class Pruning(lightning.Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            before = trial.user_attrs.get("continues")
-            earlier = {} if before is None else study.trials[before].intermediate_values
-            for epoch, value in earlier.items():
-                if epoch < trainer.current_epoch:
-                    trial.report(value, epoch)
+            if (before := trial.user_attrs.get("continues")) is not None:
+                for epoch, value in study.trials[before].intermediate_values.items():
+                    if epoch < trainer.current_epoch:
+                        trial.report(value, epoch)
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             found = logged_best(trainer.callback_metrics, when)
@@ -298,18 +302,12 @@ def conclude(study: "optuna.Study", folder: Path, given: Sequence[str]) -> int:
         short = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in trial.params.items()}
         point = " ".join(override(*item) for item in short.items())
         table.add_row(str(trial.number), f"{trial.value:.4f}", Text(point))
-    console = Console()
-    console.print(table)
+    Console().print(table)
     pruned = sum(t.state.name == "PRUNED" for t in study.trials)
-    print(
-        f"{len(done)} trials finished, {pruned} stopped early; report: {compare_runs([folder])[0]}"
-    )
+    page = compare_runs([folder])[0]
+    print(f"{len(done)} trials finished, {pruned} stopped early; report: {page}")
     best = [override(key, value) for key, value in done[0].params.items()]
     command = [f"'{w}'" if set(w) & set(" []{}$,") else w for w in ("pnp-train", *given, *best)]
     print("the best on validation; run it with other seeds before you believe it:")
     print("  " + " ".join(command))
     return 0
-
-
-def _mentions(given: Sequence[str], key: str) -> bool:
-    return any(word.lstrip("+").startswith(f"{key}=") for word in given)

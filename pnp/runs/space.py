@@ -97,9 +97,8 @@ def suggest(
         ends = [value for name, value in options.items() if name != "log"]
         if (value := OmegaConf.select(now, key)) != "auto":
             ends.append(value)
-        pick: Any = (
-            trial.suggest_int if all(isinstance(v, int) for v in ends) else trial.suggest_float
-        )
+        whole = all(isinstance(v, int) for v in ends)
+        pick: Any = trial.suggest_int if whole else trial.suggest_float
         words.append(override(key, pick(key, **options)))
     return words
 
@@ -110,8 +109,9 @@ def override(key: str, value: Any) -> str:
     >>> override("optim.lr", 0.001), override("run_dir", None), override("a", True)
     ('optim.lr=0.001', 'run_dir=null', 'a=true')
     """
-    word = {None: "null", True: "true", False: "false"}.get(value) if not _number(value) else None
-    return f"{key}={value if word is None else word}"
+    if value is None:
+        return f"{key}=null"
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _number(value: Any) -> bool:
