@@ -1,6 +1,5 @@
 """Checkpoints: last, best by online kNN, and a clean stop when a signal asks for it."""
 
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from shutil import copyfile
@@ -95,8 +94,12 @@ class Checkpoints(Checkpoint):
         if better or self.saved or self.due(trainer):
             self.save(trainer)
         if better and trainer.is_global_zero:
+            last = self.folder / "last.ckpt"
             with replacing(self.folder / "best.ckpt") as part:
-                _same(self.folder / "last.ckpt", part)
+                try:  # a second name for a file that is only ever replaced
+                    part.hardlink_to(last)
+                except OSError:  # links are not allowed here
+                    copyfile(last, part)
 
     def due(self, trainer: L.Trainer) -> bool:
         """Tell whether this epoch's end is written, the same on all ranks."""
@@ -157,11 +160,3 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best value so far."""
         self.best, self.main = state_dict["best"], state_dict.get("main")
-
-
-def _same(file: Path, copy: Path) -> None:
-    """A second name for a file that is only ever replaced; a copy where links are not allowed."""
-    try:
-        os.link(file, copy)
-    except OSError:
-        copyfile(file, copy)

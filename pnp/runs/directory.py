@@ -266,11 +266,12 @@ def provenance() -> dict[str, Any]:
     """Command, code and machine; call it when the run starts, while the code is what it runs."""
     import torch
 
+    command = "train(cfg)"
+    if "pnp-train" in sys.argv[0]:
+        command = " ".join(["pnp-train", *sys.argv[1:]])
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": " ".join(["pnp-train", *sys.argv[1:]])
-        if "pnp-train" in sys.argv[0]
-        else "train(cfg)",
+        "command": command,
         "commit": commit(),
         "machine": f"{os.cpu_count()} cores {platform.machine()}" + (f", {gpu}" if gpu else ""),
         "python": platform.python_version(),

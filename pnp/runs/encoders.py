@@ -88,11 +88,7 @@ def of_run(run: reopen.Run, folder: Path | None, network: str | None = None) -> 
     return Source(net, options, facts, run.data)
 
 
-def own_images(
-    source: Source,
-    config: Mapping[str, Any],
-    images: str,
-) -> list[Question]:
+def own_images(source: Source, config: Mapping[str, Any], images: str) -> list[Question]:
     """The questions that csv files of labels ask of images in a folder.
 
     Args:
@@ -115,11 +111,7 @@ def own_images(
     return questions_of_folder(source.encoder, labels, images, shares, asked, config["groups"])
 
 
-def own_classes(
-    source: Source,
-    concept: Any,
-    most: int = HEAD,
-) -> list[Question]:
+def own_classes(source: Source, concept: Any, most: int = HEAD) -> list[Question]:
     """The questions that concepts ask of the classes of a run's data.
 
     Args:
@@ -136,11 +128,7 @@ def own_classes(
     targets = concept_targets(data, asked, seed=source.facts["seed"])
     split_parts = {
         part: part_of_set(
-            source.encoder,
-            data.splits[split],
-            targets.y[split] > 0.5,
-            targets.keep[split],
-            most,
+            source.encoder, data.splits[split], targets.y[split] > 0.5, targets.keep[split], most
         )
         for split, part in SPLITS.items()
     }

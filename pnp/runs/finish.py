@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pnp.results import Row
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pnp.evaluation.gaps import Gaps
+from pnp.files import write_json
+from pnp.metrics import describe
+from pnp.results import OWNERS, PARTIAL, Row, find, main_network, main_table, to_metrics
 
 if TYPE_CHECKING:
     from pnp.evaluation.protocol import Protocol
@@ -14,10 +22,7 @@ def write_results(
     folder: Path, rows: Sequence[Row], facts: dict[str, Any], protocol: "Protocol"
 ) -> dict[str, float]:
     """Write metrics.json, run.json and report.html, print the main table; return the metrics."""
-    from pnp.evaluation.gaps import Gaps
-    from pnp.files import write_json
     from pnp.report.single import band_silence, write_report
-    from pnp.results import main_network, to_metrics
 
     metrics = to_metrics(rows)
     write_json(folder / "metrics.json", metrics)
@@ -38,16 +43,12 @@ def write_results(
 
 def mark_finished(folder: Path) -> None:
     """Say that nothing is left to be written: see `pnp.runs.jobs`."""
-    from pnp.results import PARTIAL
-
     for file in (folder / PARTIAL, *folder.glob(f"*/{PARTIAL}")):  # of further data sets
         file.unlink(missing_ok=True)
 
 
 def print_main(main: Mapping[str, Any]) -> None:
     """Print the better of several networks and what decided."""
-    from pnp.metrics import describe
-
     name, values = main["network"], {k: v for k, v in main.items() if k not in ("network", "by")}
     others = ", ".join(f"{other} {value:.3f}" for other, value in values.items() if other != name)
     metric = describe(main["by"].removeprefix("validation/")).heading
@@ -56,14 +57,6 @@ def print_main(main: Mapping[str, Any]) -> None:
 
 def print_table(rows: Sequence[Row], remark: str = "") -> None:
     """Print the main table with a remark, and the irreducible band where η is known."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from pnp.metrics import describe
-    from pnp.results import OWNERS, find, main_table
-
     metrics, lines, note = main_table(rows)
     if lines:
         headings = [describe(metric).heading for metric in metrics]

@@ -28,9 +28,9 @@ def started_outside(env: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return 0, 1
 
 
-def slurm_life(env: Mapping[str, str] = os.environ) -> tuple[str | None, int]:
+def slurm_life() -> tuple[str | None, int]:
     """The SLURM job that this process belongs to, None if it does not, and its requeues so far."""
-    return env.get("SLURM_JOB_ID"), int(env.get("SLURM_RESTART_COUNT") or 0)
+    return os.environ.get("SLURM_JOB_ID"), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def is_earlier_life(life: Sequence[Any] | None) -> bool:
@@ -39,7 +39,7 @@ def is_earlier_life(life: Sequence[Any] | None) -> bool:
     return life is not None and job is not None and life[0] == job and life[1] < requeues
 
 
-def check(trainer: Mapping[str, object], multirun: bool) -> None:
+def check(trainer: Mapping[str, Any], multirun: bool) -> None:
     """Refuse processes that would hang or train the wrong thing.
 
     Args:
@@ -67,12 +67,8 @@ def check(trainer: Mapping[str, object], multirun: bool) -> None:
             "hydra/launcher=submitit_slurm, where each job has its own processes), or sweep with "
             "trainer.devices=1."
         )
-    if (
-        world > 1
-        and isinstance(devices, int)
-        and isinstance(nodes, int)
-        and devices * nodes != world
-    ):
+    counted = isinstance(devices, int) and isinstance(nodes, int)
+    if world > 1 and counted and devices * nodes != world:
         if "SLURM_PROCID" in os.environ and "SLURM_STEP_NUM_TASKS" not in os.environ:
             raise UserError(
                 f"SLURM_NTASKS={world}, but trainer.devices={devices} × trainer.num_nodes={nodes}. "
@@ -101,11 +97,7 @@ def agreed(folder: Path, patience: float = 60.0) -> Path:
         from pnp.distributed import broadcast_from_store
 
         return Path(broadcast_from_store("run_dir", str(folder)))
-    return _through_a_file(folder, rank, patience)
-
-
-def _through_a_file(folder: Path, rank: int, patience: float) -> Path:
-    """The folder that rank 0 wrote down beside the run directories, named after this job step."""
+    # Rank 0 of srun writes it down beside the run directories, in a file named after the job step.
     keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     name = "-".join(os.environ.get(key, "0") for key in keys)
     note = folder.parent / f".run-{name}"

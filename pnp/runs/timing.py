@@ -23,6 +23,7 @@ PARTS = {
     ".backward": "backward",
     ".optimizer_step": "optimizer",
 }
+SECONDS = 15.0  # after which no further step starts
 
 
 class _Clock(Profiler):
@@ -71,8 +72,8 @@ class _Timed(nn.Module):
 class _Finite(L.Callback):
     """Name the first term that is not finite; forget the times of the first step, a warm-up."""
 
-    def __init__(self, clock: _Clock, seconds: float) -> None:
-        self.clock, self.deadline = clock, time.perf_counter() + seconds
+    def __init__(self, clock: _Clock) -> None:
+        self.clock, self.deadline = clock, time.perf_counter() + SECONDS
         self.steps, self.fault, self.bad_gradient = 0, "", False
 
     def on_before_optimizer_step(
@@ -92,15 +93,12 @@ class _Finite(L.Callback):
         trainer.should_stop = self.steps >= 3 and time.perf_counter() > self.deadline
 
 
-def finite_and_timed(
-    config: dict[str, Any], folder: Path, seconds: float = 15.0
-) -> tuple[Check, dict[str, float]]:
+def finite_and_timed(config: dict[str, Any], folder: Path) -> tuple[Check, dict[str, float]]:
     """Train some steps as pnp-train does: are losses and gradients finite, what takes the time?
 
     Args:
         config: plain configuration.
         folder: for the files of the run.
-        seconds: after which no further step starts.
 
     Returns:
         The check, and milliseconds per batch by part, with `images per second`.
@@ -121,7 +119,7 @@ def finite_and_timed(
     module.augment, module.encode = timed_augment, timed_encode
     module.objective = _Timed("objective", module.objective, clock)
     trainer = build_trainer(config, folder, data)
-    watch = _Finite(clock, seconds)
+    watch = _Finite(clock)
     trainer.profiler, trainer.callbacks[:] = clock, [watch]  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(module, datamodule=data)
     count, images = max(1, watch.steps - 1), data.loader_batch
