@@ -95,7 +95,10 @@ def fit(
             "training_seconds": round(timer.time_elapsed(), 1),
             "auto": automatic(trainer, module, data, config),
         }
-        metrics = finish(folder, config, trainer, module, untrained, data, facts)
+        saved = {"config": config, "global_step": trainer.global_step}
+        file = folder / "checkpoints" / "last.ckpt"
+        run = reopen.Run(file, saved, data, module, untrained)
+        metrics = finish(folder, run, trainer, facts)
     except BaseException:
         for logger in trainer.loggers:  # Lightning does so for failures of its own part only
             logger.finalize("failed")
@@ -105,34 +108,25 @@ def fit(
 
 
 def finish(
-    folder: Path,
-    config: dict[str, Any],
-    trainer: "Trainer",
-    module: "SelfSupervised",
-    untrained: Any,
-    data: "DataModule",
-    facts: dict[str, Any],
+    folder: Path, run: reopen.Run, trainer: "Trainer", facts: dict[str, Any]
 ) -> dict[str, float]:
     """Evaluate the trained networks and write the results; every rank has to call it."""
-    started = time.time()
-    protocol = build(config["evaluation"], "evaluation")
+    started, data, module = time.time(), run.data, run.module
+    protocol = build(run.checkpoint["config"]["evaluation"], "evaluation")
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    autocast = trainer.precision_plugin.forward_context
+    cache = folder / "features" if protocol.cache else None
     setting = evaluate.Setting(
-        data,
-        module.views,
-        trainer.strategy.root_device,
-        module.memory_format,
-        trainer.precision_plugin.forward_context,
-        str(trainer.precision),
-        folder / "features" if protocol.cache else None,
+        data, module.views, device, module.memory_format, autocast, precision, cache
     )
-    references = evaluate.references(protocol, untrained)
+    references = evaluate.references(protocol, run.untrained)
     rows = evaluate.evaluate_networks(folder, module.networks, references, setting, protocol)
     if not trainer.is_global_zero:
         return {}
     facts = {
         **facts,
         "evaluation_seconds": round(time.time() - started, 1),
-        "precision": str(trainer.precision),
+        "precision": precision,
         "splits": data.split_record(),
     }
     metrics = write_results(folder, rows, facts, protocol)
@@ -141,21 +135,11 @@ def finish(
             logger.finish()
         else:
             trackers.end(logger, metrics, trainer.global_step)
-    if not directory.in_multirun():
-        checkpoint = {"config": config, "global_step": trainer.global_step}
-        file = folder / "checkpoints" / "last.ckpt"
-        run = reopen.Run(file, checkpoint, data, module, untrained)
-        decider = encoders.write_own(run, folder, protocol, trainer.strategy.root_device)
-        if decider:
-            print(f"decider: pnp-decide apply decider={decider} images=FOLDER")
+    alone = not directory.in_multirun()
+    if alone and (decider := encoders.write_own(run, folder, protocol, device)):
+        print(f"decider: pnp-decide apply decider={decider} images=FOLDER")
     mark_finished(folder)
     return metrics
-
-
-def _precision(trainer: "Trainer") -> str:
-    precision, gpu = str(trainer.precision), trainer.strategy.root_device.type == "cuda"
-    exact = not (gpu and precision == "32-true" and torch.backends.cudnn.allow_tf32)
-    return precision if exact else f"{precision} (convolutions in TF32)"
 
 
 def automatic(
@@ -199,11 +183,14 @@ def print_header(
     """Print the first lines of a run: what runs where, how long, and what `auto` has become."""
     parameters = sum(p.numel() for p in module.student.parameters())
     batch, steps = module.global_batch, module.total_steps
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    if device.type == "cuda" and precision == "32-true" and torch.backends.cudnn.allow_tf32:
+        precision += " (convolutions in TF32)"
     words = [
         f"{data.dataset} ({len(data.pretrain):,} images {data.channels}×{data.size}×{data.size})",
         f"{config['model']['name']} ({parameters:,} parameters)",
-        str(trainer.strategy.root_device),
-        _precision(trainer),
+        str(device),
+        precision,
         f"lr {module.optim.effective_lr(batch, steps):.2g} at batch {batch}, {steps:,} steps",
         str(folder),
         *([f"resumed at step {step}"] if step else []),
