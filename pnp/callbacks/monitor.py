@@ -33,12 +33,9 @@ QUESTIONS = 10  # classes whose band is measured online, at most
 def knn_accuracy(
     votes: Float[Tensor, "n c"], labels: Int64[Tensor, " n"], device: torch.device | str = "cpu"
 ) -> float:
-    """Share of the images of all processes whose label gets most votes.
+    """Share of the images of all processes whose label gets most votes, each bringing its own.
 
-    Args:
-        votes: of this process's images.
-        labels: their classes.
-        device: where collectives work.
+    `device` is where collectives work.
     """
     accuracy = MulticlassAccuracy(votes.shape[1], average="micro").to(device)
     accuracy.update(votes.to(device), labels.to(device))
@@ -53,11 +50,8 @@ def online_band(
 ) -> float:
     """Plug-in band of each class against the rest, mean, over the images of all processes.
 
-    Args:
-        votes: of this process's images.
-        labels: their classes.
-        classes: two or more that occur among the images of all processes, in order.
-        device: where collectives work.
+    `classes` are two or more that occur among all of them, in order; `device` is where collectives
+    work.
     """
     # Of two classes either one asks the same question.
     questions = classes[1:] if len(classes) == 2 else classes[:QUESTIONS]

@@ -68,11 +68,7 @@ def fit(cfg: Any) -> Path:
 
 
 def apply(cfg: Any) -> int:
-    """Write answers.csv and answers.html; return the number of files without an answer.
-
-    Args:
-        cfg: a composed `conf/decide_apply.yaml`.
-    """
+    """Write answers.csv and answers.html by `conf/decide_apply.yaml`; count the unanswered."""
     from pnp.decider.apply import apply as apply_decider
 
     _, decider, images, out = _inputs(cfg)
@@ -86,10 +82,10 @@ def apply(cfg: Any) -> int:
 
 
 def check(cfg: Any) -> dict[str, str]:
-    """Write check.csv; return the state of each budget: holds, violated or not decided.
+    """Write check.csv by `conf/decide_check.yaml`.
 
-    Args:
-        cfg: a composed `conf/decide_check.yaml`.
+    Returns:
+        The state of each budget: holds, violated or not decided.
     """
     from pnp.decider.check import check as check_decider
 
@@ -103,11 +99,7 @@ def check(cfg: Any) -> dict[str, str]:
 
 
 def label(cfg: Any) -> Path:
-    """Write to_label.csv and to_label.html; return the csv.
-
-    Args:
-        cfg: a composed `conf/decide_label.yaml`.
-    """
+    """Write to_label.csv and to_label.html by `conf/decide_label.yaml`; return the csv."""
     from pnp.decider.label import choose
 
     config, decider, images, out = _inputs(cfg)
@@ -117,11 +109,7 @@ def label(cfg: Any) -> Path:
 
 
 def plan(cfg: Any) -> list[Any]:
-    """Print the table of band widths against numbers of calibration labels; return its rows.
-
-    Args:
-        cfg: a composed `conf/decide_plan.yaml`.
-    """
+    """Print the table of band widths by calibration labels, `conf/decide_plan.yaml`; return it."""
     from pnp.band.allowed import min_calibration_size
     from pnp.band.planning import Planned
     from pnp.band.planning import plan as planned

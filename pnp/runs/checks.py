@@ -100,10 +100,7 @@ def _step(
 def same_in_pieces(module: Any, channels: int, size: int) -> Check:
     """Compare the gradient of a batch in micro-batches with that of the whole batch, in float64.
 
-    Args:
-        module: the user's `SelfSupervised`, not yet trained; it is not changed.
-        channels: of the images.
-        size: of the images.
+    `module` is the user's `SelfSupervised`, not yet trained; it is not changed.
     """
     module = copy.deepcopy(module).cpu().double()
     module.objective.eval()  # centres stay where they are

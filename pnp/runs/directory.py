@@ -143,11 +143,7 @@ def save_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def find_checkpoint(path: str | Path, key: str = "resume") -> Path:
-    """The checkpoint file of a path: a run directory or a checkpoint.
-
-    Args:
-        path: as given.
-        key: name of the setting, for the message.
+    """The checkpoint file of a path: a run directory or a checkpoint. `key` is for the message.
 
     Raises:
         UserError: the path has no checkpoint.

@@ -70,10 +70,8 @@ def source(config: Mapping[str, Any]) -> Source:
 def of_run(run: reopen.Run, folder: Path | None, network: str | None = None) -> Source:
     """The encoder of a run, with its data.
 
-    Args:
-        run: the run.
-        folder: the run directory; None for a checkpoint without one.
-        network: student or teacher; None takes the better one on validation.
+    `folder` is None for a checkpoint without a run directory. Of student and teacher, `network`
+    None takes the better one on validation.
     """
     net, options, name = reopen.encoder(run, network)
     config = run.checkpoint["config"]
@@ -89,13 +87,7 @@ def of_run(run: reopen.Run, folder: Path | None, network: str | None = None) -> 
 
 
 def own_images(source: Source, config: Mapping[str, Any], images: str) -> list[Question]:
-    """The questions that csv files of labels ask of images in a folder.
-
-    Args:
-        source: the encoder.
-        config: `labels`, `concept`, `groups` and the shares of `conf/decide_fit.yaml`.
-        images: the folder.
-    """
+    """The questions that csv files of labels ask of images in a folder; `conf/decide_fit.yaml`."""
     labels, concept = config["labels"], config["concept"]
     first = labels if isinstance(labels, str) else labels[0]
     asked = {str(concept or Path(first).stem): "label"}
@@ -165,12 +157,6 @@ def write_own(
     run: reopen.Run, place: Path, protocol: Protocol, device: "torch.device"
 ) -> Path | None:
     """End a run with a decider in `place/decider`, if it was evaluated on one concept.
-
-    Args:
-        run: trained and evaluated.
-        place: the run directory.
-        protocol: its evaluation: concept and budgets.
-        device: to compute features on.
 
     Returns:
         The folder; None without a concept, or where the data cannot make a decider.

@@ -14,14 +14,10 @@ LISTED = 12  # keys of a section that are listed
 
 
 def hints(config_name: str, arguments: Sequence[str]) -> list[str]:
-    """Sentences about the words of a command line that its configuration does not take.
+    """Sentences about words of a command line that its configuration does not take.
 
     Nothing is guessed: a key is suggested where its last word was meant (the same word in another
     section, or a slip of a letter or two); else the options that have it, or the section's keys.
-
-    Args:
-        config_name: of the command, `train` or `evaluate` for instance.
-        arguments: its words.
     """
     groups = {path.name: option_names(path.name) for path in conf_dir().iterdir() if path.is_dir()}
     pairs = [argument.lstrip("+~").partition("=") for argument in arguments]
@@ -64,11 +60,7 @@ def odd_option(arguments: Sequence[str]) -> str | None:
 
 
 def parsed(word: str) -> Any:
-    """An override as Hydra understands it; None for one that Hydra refuses, with a better message.
-
-    Args:
-        word: of the command line.
-    """
+    """An override as Hydra understands it; None where Hydra refuses it with its own message."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -97,10 +97,6 @@ def claim(folder: Path, config: dict[str, Any]) -> Job:
     false starts anew. null means auto for the jobs of a multirun and for a requeued SLURM job, and
     anew otherwise.
 
-    Args:
-        folder: the run directory of this process.
-        config: resolved, with `choices`.
-
     Raises:
         Busy: another process works on this job.
         UserError: `resume` names no checkpoint, or one of another config.

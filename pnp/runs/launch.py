@@ -132,9 +132,6 @@ class Task:
 
     Each job of a multirun leaves a note in the sweep's folder while it runs, and for good when it
     fails: the launching process learns of failures from these, even of a job that was killed.
-
-    Args:
-        run: the work.
     """
 
     called: ClassVar[bool] = False  # the configuration was composed: a failure is no wrong key

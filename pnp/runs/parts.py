@@ -79,13 +79,7 @@ def parts(config: dict[str, Any]) -> tuple["DataModule", "SelfSupervised", Any]:
 
 
 def build_trainer(config: dict[str, Any], folder: Path, data: "DataModule") -> "Trainer":
-    """Lightning's Trainer with our loggers and callbacks.
-
-    Args:
-        config: resolved.
-        folder: the run directory.
-        data: what is trained on; decides `trainer.max_epochs=auto`.
-    """
+    """Lightning's Trainer with our loggers and callbacks; `data` decides `max_epochs=auto`."""
     import lightning
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException

@@ -60,10 +60,7 @@ def open_run(path: str | Path, key: str = "resume") -> Run:
 
 
 def from_backbone(config: Mapping[str, Any]) -> tuple[nn.Module, DataModule, Views]:
-    """A backbone by name, with weights from a file or from timm, on the data of the config.
-
-    Args:
-        config: `conf/evaluate.yaml`, resolved.
+    """A backbone by name, with weights from a file or from timm, and data: `conf/evaluate.yaml`.
 
     Raises:
         UserError: a backbone without weights, or weights that do not fit.
@@ -93,12 +90,7 @@ def from_backbone(config: Mapping[str, Any]) -> tuple[nn.Module, DataModule, Vie
 def other_data(
     trained: DataModule, name: str, options: Mapping[str, Any]
 ) -> tuple[DataModule, Views]:
-    """Another data set, resized to the images that networks know.
-
-    Args:
-        trained: the data that they were trained on.
-        name: option of `conf/data`.
-        options: further keys of that section.
+    """An option of `conf/data` with further keys, resized to what networks were trained on.
 
     Raises:
         UserError: no such data set, or one with another number of channels.
@@ -117,9 +109,7 @@ def other_data(
 def encoder(run: Run, name: str | None) -> tuple[Encoder, dict[str, Any], str]:
     """A network of a run with its preprocessing, the options of its backbone, and its name.
 
-    Args:
-        run: the run.
-        name: student or teacher; None takes the main network, see `main_network`.
+    `name` None takes the main network, see `main_network`.
 
     Raises:
         UserError: the run has no such network.
@@ -158,10 +148,7 @@ def main_network(run: Run) -> str:
 def training_facts(run: Run, folder: Path | None, network: str) -> dict[str, Any]:
     """Entries about the training for the model card and `config.json`; no path of this machine.
 
-    Args:
-        run: the run.
-        folder: the run directory; None for a checkpoint without one.
-        network: student or teacher.
+    `folder` is None for a checkpoint without a run directory.
     """
     config = run.checkpoint["config"]
     facts = files.read_json(folder / "run.json", dict, {}) if folder else {}

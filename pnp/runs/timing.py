@@ -96,10 +96,6 @@ class _Finite(L.Callback):
 def finite_and_timed(config: dict[str, Any], folder: Path) -> tuple[Check, dict[str, float]]:
     """Train some steps as pnp-train does: are losses and gradients finite, what takes the time?
 
-    Args:
-        config: plain configuration.
-        folder: for the files of the run.
-
     Returns:
         The check, and milliseconds per batch by part, with `images per second`.
     """
