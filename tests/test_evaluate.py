@@ -20,15 +20,9 @@ from pnp.report.reading import read_run
 from pnp.results import find
 from pnp.runs.config import compose as config_of
 
-SMALL = (
-    "data.n_train=64",
-    "data.validation=40",
-    "data.calibration=40",
-    "data.test=40",
-    "evaluation.k=5",
-    "accelerator=cpu",
-    "precision=32-true",
-)
+HERE = ("evaluation.k=5", "accelerator=cpu", "precision=32-true")
+SIZES = ("data.n_train=64", "data.validation=40", "data.calibration=40", "data.test=40")
+SMALL = (*SIZES, *HERE)
 
 
 def judged(*overrides):
@@ -44,7 +38,7 @@ def test_evaluating_a_run_again_gives_its_numbers_from_the_cache(trained, tmp_pa
     done, first = trained(*FULL)
     run = shutil.copytree(done, tmp_path / "run")
     cached = {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()}
-    again = judged(f"run={run}", "evaluation.k=5", "accelerator=cpu", "precision=32-true")
+    again = judged(f"run={run}", *HERE)
     assert again == first
     assert {file: file.stat().st_mtime_ns for file in (run / "features").iterdir()} == cached
 
@@ -55,7 +49,7 @@ def test_another_evaluation_in_place_is_recorded_and_the_run_stays_the_same_job(
     done, _ = trained()
     run = shutil.copytree(done, tmp_path / "run")
     before = (run / "config.yaml").read_bytes()
-    again = judged(f"run={run}", "evaluation.k=3", "accelerator=cpu", "precision=32-true", *BRIEF)
+    again = judged(f"run={run}", *HERE[1:], "evaluation.k=3", *BRIEF)
     assert (run / "config.yaml").read_bytes() == before
     assert read_run(run).config["evaluation"]["k"] == 3
     assert "k: 3" in (run / "report.html").read_text("utf-8")
@@ -66,8 +60,7 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(trained, tmp_path):
     run, first = trained()
     file = run / "checkpoints" / "last.ckpt"
     out = tmp_path / "elsewhere"
-    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF)
-    again = judged(f"ckpt={file}", f"run_dir={out}", *options)
+    again = judged(f"ckpt={file}", f"run_dir={out}", *HERE, *BRIEF)
     assert again["test/knn/teacher"] == first["test/knn/teacher"]
     assert (out / "report.html").exists()
     ours, theirs = (read_run(folder) for folder in (out, run))
@@ -77,9 +70,8 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(trained, tmp_path):
 
 def test_features_may_be_means_over_views_and_the_protocol_says_so(trained, tmp_path):
     done, first = trained(*FULL)
-    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF)
     out = tmp_path / "views"
-    run = (f"run={done}", f"run_dir={out}", *options)
+    run = (f"run={done}", f"run_dir={out}", *HERE, *BRIEF)
     averaged = judged(*run, "evaluation.views=3", "evaluation.references=[pixels]")
     facts = json.loads((out / "run.json").read_text())
     assert "of 3 views of each image, averaged, student" in facts["protocol"]
@@ -103,7 +95,7 @@ def test_probe_data_sets_are_independent_of_the_pretraining_data(trained, tmp_pa
     done, first = trained()
     shutil.copytree(done, tmp_path / "run")
     same = "{n_train: 64, validation: 40, calibration: 40, test: 40}"
-    options = ("evaluation.k=5", "accelerator=cpu", "precision=32-true", *BRIEF[:2])
+    options = (*HERE, *BRIEF[:2])
     run = f"run={tmp_path / 'run'}"
     again = judged(run, f"datasets={{ambiguous: {same}}}", *options)
     assert {k: again[f"ambiguous/{k}"] for k in first} == first
@@ -145,13 +137,9 @@ def test_what_cannot_be_judged_is_a_message(tmp_path, overrides, message):
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     torch.save({"encoder.conv1.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    state = f"state_dict={tmp_path / 'other.pt'}"
     with pytest.raises(UserError, match=r"(?s)does not fit.*'encoder\.'.*conv1\.weight"):
-        judged(
-            "backbone=resnet18",
-            f"state_dict={tmp_path / 'other.pt'}",
-            f"run_dir={tmp_path}",
-            *SMALL,
-        )
+        judged("backbone=resnet18", state, f"run_dir={tmp_path}", *SMALL)
 
 
 def test_the_band_of_a_perfect_representation_is_near_the_oracle_and_keeps_its_budgets():
