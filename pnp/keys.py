@@ -122,9 +122,7 @@ def original(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(config: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The section that holds a dotted key, empty where there is none, and the key's last word."""
-    section, _, name = key.rpartition(".")
-    node: Any = config
-    for word in section.split("."):
-        node = node.get(word) if isinstance(node, dict) else None
+    """The section of a key, empty where there is none, and the key's last word."""
+    section, name = key.split(".")
+    node = config.get(section)
     return (node if isinstance(node, dict) else {}), name

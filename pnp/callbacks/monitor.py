@@ -240,23 +240,20 @@ class Monitor(L.Callback):
         if is_alarming(before, now, total_steps) and not lags and kind != self.raised.get(name):
             assert kind is not None
             self.raised[name] = kind
-            terms = self.terms(trainer, kind)
-            alarm = {
-                "step": trainer.global_step,
-                "epoch": trainer.current_epoch + 1,
-                "network": name,
-                "kind": kind,
-                "message": f"{kind} collapse of the {name}: {ADVICE[kind]} (mean cosine "
-                f"{measures['mean_cosine']:.2f}, ‖mean z‖ {measures['mean_norm']:.2f}, effective "
-                f"rank {measures['effective_rank']:.1f} of {dims}){terms}",
-            }
-            self.alarms.append(alarm)
+            step, epoch = trainer.global_step, trainer.current_epoch + 1
+            title = f"{kind} collapse of the {name}"
+            message = (
+                f"{title}: {ADVICE[kind]} (mean cosine {measures['mean_cosine']:.2f}, "
+                f"‖mean z‖ {measures['mean_norm']:.2f}, effective rank "
+                f"{measures['effective_rank']:.1f} of {dims}){self.terms(trainer, kind)}"
+            )
+            alarm = {"step": step, "epoch": epoch, "network": name, "kind": kind}
+            self.alarms.append({**alarm, "message": message})
             if trainer.is_global_zero:
-                text = f"[bold red]ALARM[/] epoch {alarm['epoch']}: {alarm['message']}"
+                text = f"[bold red]ALARM[/] epoch {epoch}: {message}"
                 Console(soft_wrap=True, highlight=False).print(text)
                 for log in _wandb(trainer):
-                    title = f"{kind} collapse of the {name}"
-                    log.alarm(title, alarm["message"], trainer.global_step - 1)
+                    log.alarm(title, message, step - 1)
                 if self.file:
                     write_json(self.file, self.alarms)
 
@@ -289,13 +286,11 @@ class Monitor(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the alarms of the checkpoint."""
         self.alarms = state_dict["alarms"]
-        old = state_dict.get("kinds", {})  # version 0.1 kept the kind seen last and the one raised
-        self.seen = {name: Sighting(kind, 1.0, 0) for name, (kind, _) in old.items()}
-        self.seen |= {
-            name: Sighting(*values) for name, values in state_dict.get("seen", {}).items()
-        }
-        self.raised = {name: raised for name, (_, raised) in old.items()}
-        self.raised |= state_dict.get("raised", {})
+        # Version 0.1 kept the kind seen last and the one raised.
+        old = state_dict.get("kinds", {}).items()
+        seen = {name: (kind, 1.0, 0) for name, (kind, _) in old} | state_dict.get("seen", {})
+        self.seen = {name: Sighting(*values) for name, values in seen.items()}
+        self.raised = {name: raised for name, (_, raised) in old} | state_dict.get("raised", {})
 
 
 def _wandb(trainer: L.Trainer) -> list[WandbLog]:

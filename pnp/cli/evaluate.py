@@ -75,9 +75,8 @@ def evaluate(cfg: Any) -> dict[str, float]:
     if not in_place:  # what the networks were trained with: reports compare and pair by it
         directory.save_config(folder, {**trained, "run_dir": str(folder)})
         files.write_json(folder / "splits.json", record)
-    facts["evaluation_seconds"] = round(time.time() - started, 1)
-    facts["precision"] = precision
-    facts["splits"] = record
+    seconds = round(time.time() - started, 1)
+    facts |= {"evaluation_seconds": seconds, "precision": precision, "splits": record}
     if in_place:  # config.yaml tells what was trained: resuming and the job's identity need it
         facts["evaluation"] = config["evaluation"]
     if training := files.read_json(folder / "run.json", dict, {}):  # its own facts stay

@@ -1,8 +1,8 @@
 """Words of a Hydra command line, as its commands take them: today's keys, folders, the order."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pnp.errors import UserError
 from pnp.keys import renamed
@@ -76,9 +76,7 @@ def _run_dir_checked(config_name: str, arguments: list[str]) -> list[str]:
             continue
         try:
             Path(value).mkdir(parents=True, exist_ok=True)
-            probe = Path(value) / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            TemporaryFile(dir=value).close()
         except OSError as error:
             raise UserError(
                 f"cannot write to {key}={value}: {error.strerror}. Choose another folder: "

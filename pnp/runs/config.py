@@ -147,8 +147,7 @@ def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: s
     given = inspect.signature(function).parameters
     parameters = {k: p for k, p in given.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in given.values())
-    subject = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(subject)
+    hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
     for key, value in values.items():
         if key not in parameters and not open_ended:
             raise UserError(
@@ -156,8 +155,9 @@ def check_call(function: Callable[..., Any], values: Mapping[str, Any], where: s
                 f"{near(key, parameters).replace('mean ', f'mean {where}.')}"
             )
         if key in hints and not _fits(value, hints[key]):
+            expected = hints[key].__name__ if inspect.isclass(hints[key]) else hints[key]
             raise UserError(
-                f"{where}.{key}={value!r} has the wrong type: expected {_name(hints[key])}, got "
+                f"{where}.{key}={value!r} has the wrong type: expected {expected}, got "
                 f"{type(value).__name__}."
             )
     for key, parameter in parameters.items():
@@ -183,7 +183,3 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (dict, Mapping):
         return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
     return True
-
-
-def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if inspect.isclass(hint) else str(hint)  # pyright: ignore

@@ -121,13 +121,10 @@ def encoder(run: Run, name: str | None) -> tuple[Encoder, dict[str, Any], str]:
     options |= {"in_channels": data.channels, "image_size": data.size}
     if options.get("stem") == "auto":  # resolved, for readers and for other loaders
         options["stem"] = "small" if data.size <= SMALL_IMAGE else "large"
-    weights.refuse_odd(networks[name].state_dict(), f"the {name} of {run.file}")
+    network = networks[name]
+    weights.refuse_odd(network.state_dict(), f"the {name} of {run.file}")
     net = Encoder(
-        networks[name].backbone,
-        channels=data.channels,
-        size=data.size,
-        mean=views.mean,
-        std=views.std,
+        network.backbone, channels=data.channels, size=data.size, mean=views.mean, std=views.std
     )
     return net.eval().requires_grad_(False).cpu(), options, name
 
@@ -153,7 +150,7 @@ def training_facts(run: Run, folder: Path | None, network: str) -> dict[str, Any
     config = run.checkpoint["config"]
     facts = files.read_json(folder / "run.json", dict, {}) if folder else {}
     alarms = files.read_json(folder / "alarms.json", list, []) if folder else []
-    choices = config.get("choices") or {}
+    choices, published = config.get("choices") or {}, config["model"].get("pretrained")
     commit = directory.commit()
     named = ("method", "objective", "model", "views", "optim", "experiment")
     return {
@@ -164,19 +161,11 @@ def training_facts(run: Run, folder: Path | None, network: str) -> dict[str, Any
         "checkpoint": run.file.name,
         "steps": int(run.checkpoint["global_step"]),
         "batch_size": run.data.batch_size,
-        "started_from": "timm's published weights"
-        if config["model"].get("pretrained")
-        else "random weights",
+        "started_from": "timm's published weights" if published else "random weights",
         "alarms": [
-            f"epoch {alarm['epoch']}: {alarm['message']}"
-            for alarm in alarms
-            if alarm["network"] == network
+            f"epoch {a['epoch']}: {a['message']}" for a in alarms if a["network"] == network
         ],
         "splits": facts.get("splits", {}),
-        "protocol": facts.get("protocol"),
-        "commit": facts.get("commit"),
-        "machine": facts.get("machine"),
-        "torch": facts.get("torch"),
-        "precision": facts.get("precision"),
+        **{key: facts.get(key) for key in ("protocol", "commit", "machine", "torch", "precision")},
         "exported_by": f"pnp-ssl {__version__}" + (f", commit {commit}" if commit else ""),
     }

@@ -151,8 +151,8 @@ def open_study(
         pruner=pruner,
         load_if_exists=True,
     )
-    asked = {key: settings[key] for key in ("metric", "direction")}
-    asked |= {"space": dict(space), "given": list(given)}
+    asked = {"metric": settings["metric"], "direction": settings["direction"],
+             "space": dict(space), "given": list(given)}  # fmt: skip
     old = study.user_attrs.get("asked", asked)
     if old != asked:
         changed = [f"{key}: {old[key]} -> {asked[key]}" for key in asked if old[key] != asked[key]]
