@@ -30,6 +30,13 @@ def claim(cfg):
     return jobs.claim(directory.run_directory(cfg), plain(cfg))
 
 
+def claimed(cfg):
+    """A job that nobody works on any more."""
+    job = claim(cfg)
+    job.lock.release()
+    return job
+
+
 @pytest.mark.parametrize(
     "override",
     ["run_dir=elsewhere", "resume=auto", "data.resident=false", "method.log_every=7",
@@ -70,16 +77,14 @@ def test_a_job_is_found_by_its_config_not_by_its_path(compose, tmp_path):
 def test_a_job_that_was_killed_before_its_report_is_not_finished(compose, tmp_path):
     finish(claim(compose()))
     (tmp_path / "run" / "metrics.partial.json").write_text("{}")
-    job = claim(compose("resume=auto"))
-    job.lock.release()
+    job = claimed(compose("resume=auto"))
     assert job.metrics is None
 
 
 def test_a_changed_job_of_a_sweep_runs_anew_beside_the_old_one(compose, tmp_path, monkeypatch):
     monkeypatch.setattr("pnp.runs.directory.is_multirun", lambda: True)
     finish(claim(compose(f"run_dir={tmp_path / 'a'}")))
-    changed = claim(compose(f"run_dir={tmp_path / 'a'}", "evaluation.k=6"))
-    changed.lock.release()
+    changed = claimed(compose(f"run_dir={tmp_path / 'a'}", "evaluation.k=6"))
     assert changed.metrics is None
     assert changed.folder.name.startswith("a_")
     assert (tmp_path / "a" / "metrics.json").exists()
@@ -91,11 +96,9 @@ def test_an_interrupted_job_of_a_sweep_goes_on_without_being_asked(compose, tmp_
     (job.folder / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(Interrupted), job:
         raise Interrupted
-    again = claim(compose(f"run_dir={tmp_path / 'a'}"))
-    again.lock.release()
+    again = claimed(compose(f"run_dir={tmp_path / 'a'}"))
     assert again.checkpoint == tmp_path / "a" / "checkpoints" / "last.ckpt"
-    anew = claim(compose(f"run_dir={tmp_path / 'a'}", "resume=false"))
-    anew.lock.release()
+    anew = claimed(compose(f"run_dir={tmp_path / 'a'}", "resume=false"))
     assert anew.checkpoint is None
     assert not again.checkpoint.exists()
 
@@ -103,8 +106,7 @@ def test_an_interrupted_job_of_a_sweep_goes_on_without_being_asked(compose, tmp_
 def test_a_new_run_in_an_old_folder_finds_nothing_of_the_old_one(compose, tmp_path):
     finish(claim(compose()))
     (tmp_path / "run" / "alarms.json").write_text("[]")
-    job = claim(compose("optim.lr=0.1"))
-    job.lock.release()
+    claimed(compose("optim.lr=0.1"))
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert not (tmp_path / "run" / "alarms.json").exists()
 
@@ -120,8 +122,7 @@ def test_a_failed_job_leaves_its_error_and_a_repeat_removes_it(compose, tmp_path
     with pytest.raises(UserError), claim(compose()):
         raise UserError("too little of it")
     assert (tmp_path / "run" / "error.txt").read_text() == "too little of it"
-    job = claim(compose("resume=auto"))
-    job.lock.release()
+    claimed(compose("resume=auto"))
     assert not (tmp_path / "run" / "error.txt").exists()
 
 
@@ -161,8 +162,7 @@ def hold_elsewhere(compose, monkeypatch, **slurm):
     """Begin a job and leave it locked by a process of another machine."""
     for key, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
-    job = claim(compose())
-    job.lock.release()
+    job = claimed(compose())
     lock = job.folder / "lock"
     lock.write_text(ELSEWHERE.format(locks.LEASE))
     return lock
@@ -191,7 +191,7 @@ def test_a_requeued_slurm_job_takes_the_lock_of_its_earlier_life_on_another_node
     hold_elsewhere(compose, monkeypatch, JOB_ID="77", JOB_NAME="bash")
     monkeypatch.setenv("SLURM_RESTART_COUNT", requeues)
     if taken:
-        claim(compose("resume=auto")).lock.release()
+        claimed(compose("resume=auto"))
     else:
         with pytest.raises(jobs.Busy):
             claim(compose("resume=auto"))
@@ -233,7 +233,14 @@ def test_the_lock_of_version_0_1_is_taken_over_when_it_is_old(compose, tmp_path)
     lock.parent.mkdir()
     lock.write_text('{"pid": 1, "host": "elsewhere", "started": "5", "slurm": null}')
     os.utime(lock, (0, 0))
-    claim(compose()).lock.release()
+    claimed(compose())
+
+
+def program(text, folder, *words):
+    """The command of a program in this folder."""
+    file = folder / "program.py"
+    file.write_text(textwrap.dedent(text))
+    return [sys.executable, str(file), *words]
 
 
 # A sweep of nothing: what happens around the work is the same as for a training.
@@ -260,13 +267,11 @@ PROGRAM = """
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_failures_are_listed_at_the_end_whatever_launcher_ran_the_jobs(tmp_path, launcher):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
     words = ["seed=0,1,2,3", "-m", "scale=sphere", f"hydra/launcher={launcher}"]  # a flag anywhere
     words += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
-        [sys.executable, str(program), *words],
+        program(PROGRAM, tmp_path, *words),
         cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
     end = " ".join(done.stderr.split())
@@ -301,10 +306,8 @@ WAITING = """
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_joblibs_jobs_stop_cleanly_and_no_other_starts(tmp_path, signum, status):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(WAITING))
     process = subprocess.Popen(
-        [sys.executable, str(program), *JOBLIB, "seed=0,1,2"],
+        program(WAITING, tmp_path, *JOBLIB, "seed=0,1,2"),
         cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 100
@@ -319,10 +322,8 @@ def test_joblibs_jobs_stop_cleanly_and_no_other_starts(tmp_path, signum, status)
 
 
 def test_a_job_that_dies_without_a_word_is_listed(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(WAITING))
     done = subprocess.run(
-        [sys.executable, str(program), *JOBLIB, "scale=absolute", "seed=0,1"],
+        program(WAITING, tmp_path, *JOBLIB, "scale=absolute", "seed=0,1"),
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -369,10 +370,8 @@ def test_a_job_name_is_a_folder_name():
 
 
 def test_a_sweep_over_paths_and_long_values_has_one_folder_per_job(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
     words = ["-m", f"run_dir=/a/b,/a/{'c' * 300}"]
-    subprocess.run([sys.executable, str(program), *words], cwd=tmp_path, check=True)
+    subprocess.run(program(PROGRAM, tmp_path, *words), cwd=tmp_path, check=True)
     assert len(list(Path(tmp_path, "runs", "sweep").glob("*/threads"))) == 2
 
 
