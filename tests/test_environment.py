@@ -198,6 +198,17 @@ def test_hints_follow_unknown_keys_and_odd_values_only():
     assert config["data"]["root"] == "a=b"
 
 
+def test_a_config_is_composed_inside_a_program_that_hydra_runs_and_leaves_it_alone():
+    from hydra.core.global_hydra import GlobalHydra
+
+    program = GlobalHydra.instance().hydra = launch.OmegaConf.create({"of": "the user"})
+    try:
+        assert launch.compose("train", ["seed=3"])["seed"] == 3
+        assert GlobalHydra.instance().hydra is program
+    finally:
+        GlobalHydra.instance().clear()
+
+
 def test_no_logger_means_csv(capsys):
     for word in ("logger=null", "logger=false"):
         assert launch.compose("train", [word])["wandb"] is None
