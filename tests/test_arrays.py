@@ -114,13 +114,14 @@ def test_files_of_arrays_bring_their_parts_and_the_names_of_others(tmp_path):
     parts = {"x_train": LAST, "y_train": np.arange(12), "x_test": LAST, "y_test": np.arange(12)}
     np.savez(tmp_path / "keras.npz", **parts)
     assert set(arrays.parts(tmp_path / "keras.npz")) == {"train", "test"}
-    medical = {f"{part}_{kind}": LAST if kind == "images" else np.arange(12)[:, None]
-               for part in ("train", "val", "test") for kind in ("images", "labels")}  # fmt: skip
-    np.savez(tmp_path / "medical.npz", **medical)
-    splits = DataModule("array", images=str(tmp_path / "medical.npz")).splits
-    assert [len(splits[name]) for name in ("train", "validation", "calibration", "test")] == [
-        12, 12, 6, 6
-    ]  # fmt: skip
+    for validation in ("val", "validation"):
+        medical = {f"{part}_{kind}": LAST if kind == "images" else np.arange(12)[:, None]
+                   for part in ("train", validation, "test") for kind in ("images", "labels")}  # fmt: skip
+        np.savez(tmp_path / "medical.npz", **medical)
+        splits = DataModule("array", images=str(tmp_path / "medical.npz")).splits
+        assert [len(splits[name]) for name in ("train", "validation", "calibration", "test")] == [
+            12, 12, 6, 6
+        ]  # fmt: skip
     np.savez(tmp_path / "odd.npz", weights=LAST)
     for name, message in (("odd.npz", "holds weights; expected"), ("no.npy", "cannot be read")):
         with pytest.raises(UserError, match=message):

@@ -77,6 +77,14 @@ def test_bytes_and_words_in_a_plain_parquet_file_are_images_and_classes(tmp_path
         hub.parts(str(tmp_path / "plain.parquet"), image="raw", label="lable")
 
 
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_a_validation_part_is_one_under_every_usual_name(tmp_path, name):
+    parts = {"train": rows(0, 30), name: rows(30, 36), "test": rows(36, 40)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "data")
+    found = hub.parts(str(tmp_path / "data"))
+    assert {k: len(v) for k, v in found.items()} == {"train": 30, "validation": 6, "test": 4}
+
+
 def test_labels_that_are_not_published_leave_their_part_out_and_none_ignores_all(tmp_path):
     hidden = rows(30, 40).remove_columns("species").add_column("species", [-1] * 10)
     parts = {"train": rows(0, 30), "test": hidden.cast(rows().features)}

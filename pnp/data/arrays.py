@@ -13,15 +13,15 @@ from torch import Tensor
 
 from pnp.data.files import square
 from pnp.data.imageset import ImageSet
+from pnp.data.layout import PARTS
 from pnp.errors import UserError
 
 log = logging.getLogger(__name__)
 
 SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
 BYTE, DEPTHS = torch.uint8, (8, 10, 12, 14, 16)
-# Words in the names of an npz file's arrays: the part, and what the array holds.
-PARTS = {"train": "train", "val": "validation", "valid": "validation", "test": "test"}
-KINDS = {"x": "images", "images": "images", "image": "images", "data": "images", "arr": "images"}
+# Words in the names of an npz file's arrays that tell what the array holds.
+KINDS = dict.fromkeys(("x", "images", "image", "data", "arr"), "images")
 KINDS |= dict.fromkeys(("y", "labels", "label", "targets", "target"), "labels")
 
 
@@ -61,29 +61,39 @@ def parts(
             "bits.", found, f"{2**found - 1:,}",
         )  # fmt: skip
     pairs = {part: _pair(part, *pair, found) for part, pair in raw.items()}
+    pixels = {part: x for part, (x, _) in pairs.items()}
     known = {part: y for part, (_, y) in pairs.items() if y is not None}
     if "train" not in known:
-        return {part: ImageSet(name=part, images=x) for part, (x, _) in pairs.items()}
+        return {part: ImageSet(name=part, images=x) for part, x in pixels.items()}
     if missing := pairs.keys() - known.keys():
         raise UserError(f"{', '.join(missing)} has no labels but train has: give both or neither.")
-    names = np.unique(np.concatenate(list(known.values())))
     if classes is not None:
-        if names.dtype.kind not in "iu" or names[0] < 0 or names[-1] >= len(classes):
+        values = np.unique(np.concatenate(list(known.values())))
+        if values.dtype.kind not in "iu" or values[0] < 0 or values[-1] >= len(classes):
             raise UserError(
-                f"classes names {len(classes)} classes, labels go from {names[0]} to {names[-1]}: "
-                f"expected the numbers 0 to {len(classes) - 1}."
+                f"classes names {len(classes)} classes, labels go from {values[0]} to {values[-1]}:"
+                f" expected the numbers 0 to {len(classes) - 1}."
             )
-        names = np.arange(len(classes))
-    words = tuple(map(str, names if classes is None else classes))
+    return labelled(pixels, known, classes)
+
+
+def labelled(
+    pixels: Mapping[str, Tensor],
+    labels: Mapping[str, np.ndarray],
+    classes: Sequence[str] | None = None,
+) -> dict[str, ImageSet]:
+    """Image sets by part; labels are indices into `classes`, or name their classes themselves."""
+    if classes is None:
+        values = np.unique(np.concatenate(list(labels.values())))
+        labels = {part: np.searchsorted(values, y) for part, y in labels.items()}
+        classes = list(map(str, values))
     return {
         part: ImageSet(
-            name=part,
-            images=x,
-            labels=torch.from_numpy(np.searchsorted(names, known[part]).astype(np.int64)),
-            classes=words,
+            name=part, images=x, labels=torch.from_numpy(labels[part].astype(np.int64)),
+            classes=tuple(map(str, classes)),
         )
-        for part, (x, _) in pairs.items()
-    }
+        for part, x in pixels.items()
+    }  # fmt: skip
 
 
 def read(

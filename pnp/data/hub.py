@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pnp.data.arrays import PARTS
+from pnp.data.arrays import labelled as with_labels
 from pnp.data.files import square, upright
 from pnp.data.imageset import ImageSet
+from pnp.data.layout import PARTS
 from pnp.errors import UserError, near
 
 LABELS = ("label", "labels", "fine_label", "class", "target")  # columns, where none is typed
@@ -41,11 +42,7 @@ def parts(
         UserError: `datasets` is not installed, the data set cannot be loaded, or it has no images.
     """
     loaded = _load(name, subset)
-    found: dict[str, Any] = {}
-    for key, rows in loaded.items():
-        part = PARTS.get(key.lower())
-        if part:
-            found[part] = rows
+    found = {PARTS[key.lower()]: rows for key, rows in loaded.items() if key.lower() in PARTS}
     if "train" not in found:
         if len(loaded) > 1:
             raise UserError(
@@ -57,8 +54,7 @@ def parts(
     column = _label_column(found["train"], label) if labelled else None
     pictures = {part: _typed(rows, image)[image] for part, rows in found.items()}
     if size is None:
-        shortest = min(min(one.size) for column_ in pictures.values() for one in column_)
-        size = min(SMALL, shortest)
+        size = min(SMALL, *(min(one.size) for column_ in pictures.values() for one in column_))
     pixels = {part: _pixels(column_, size) for part, column_ in pictures.items()}
     if len({x.shape[1] for x in pixels.values()}) > 1:  # a part that happens to be grey
         pixels = {part: x.expand(-1, 3, -1, -1).contiguous() for part, x in pixels.items()}
@@ -68,18 +64,7 @@ def parts(
     hidden = [p for p, y in labels.items() if y.dtype.kind in "iu" and p != "train" and y.min() < 0]
     for part in hidden:  # -1: the labels of a contest's test part are not published
         del labels[part], pixels[part]
-    names = getattr(found["train"].features[column], "names", None)
-    if names is None:
-        values = np.unique(np.concatenate(list(labels.values())))
-        labels = {part: np.searchsorted(values, y) for part, y in labels.items()}
-        names = values.astype(str).tolist()
-    return {
-        part: ImageSet(
-            name=part, images=x, classes=tuple(names),
-            labels=torch.from_numpy(labels[part].astype(np.int64)),
-        )
-        for part, x in pixels.items()
-    }  # fmt: skip
+    return with_labels(pixels, labels, getattr(found["train"].features[column], "names", None))
 
 
 def _load(name: str | None, subset: str | None) -> dict[str, Any]:
