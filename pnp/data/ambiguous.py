@@ -6,7 +6,6 @@ better than η, so the band of honest uncertainty has a width that is known in c
 of lobes m (the class), radius, place, rotation, colours, texture and noise are independent of u.
 """
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,13 +24,6 @@ DEPTH = 0.4
 BLOCK = 256
 # Texture: random colours on a 5 × 5 grid, smoothed to full size.
 GRID = 5
-
-
-def splits(
-    counts: Mapping[str, int], *, size: int = 32, seed: int = 0, k: float = 20.0, c: float = 0.5
-) -> dict[str, ImageSet]:
-    """One freshly drawn set per split; see `draw`."""
-    return {name: draw(name, n, size=size, seed=seed, k=k, c=c) for name, n in counts.items()}
 
 
 def draw(

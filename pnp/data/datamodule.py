@@ -159,12 +159,11 @@ class DataModule(L.LightningDataModule):
             raise UserError("data.votes goes with data=image_folder and data.labels=auto.")
         self._n_train, self._k, self._c = n_train, concept_k, concept_c
         self._images, self._bits = images, bits
+        self._labels = None if labels in ("auto", "none") else labels  # a file or column of them
         self._hf = name, subset, image
         self.arrays: dict[str, ImageSet] | None = None  # of `from_arrays`
         self.options: dict[str, Any] = {}
         self.global_batch: int | None = None  # images the objective sees, over all processes
-        self._splits: dict[str, ImageSet] | None = None
-        self._pretrain: ImageSet | None = None
 
     @classmethod
     def from_arrays(
@@ -199,34 +198,31 @@ class DataModule(L.LightningDataModule):
 
     # ---- the data -------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def splits(self) -> dict[str, ImageSet]:
         """train, validation, calibration, test, and unlabeled if pre-training uses it.
 
         Loaded when first asked for.
         """
-        if self._splits is None:
-            parts = DATASETS[self.dataset](self)
-            if self.labels == "none":
-                parts = {name: part.without_labels() for name, part in parts.items()}
-            self._splits = self._ready(deal(parts, self._asked, self.seed, self.dataset))
-            for sentence in repeats(self._splits):
-                log.warning("%s", sentence)
-        return self._splits
+        parts = DATASETS[self.dataset](self)
+        if self.labels == "none":
+            parts = {name: part.without_labels() for name, part in parts.items()}
+        splits = self._ready(deal(parts, self._asked, self.seed, self.dataset))
+        for sentence in repeats(splits):
+            log.warning("%s", sentence)
+        return splits
 
-    @property
+    @cached_property
     def pretrain(self) -> ImageSet:
         """The union of the splits in `pretrain_on`; with labels if every one of them has them."""
-        if self._pretrain is None:
-            parts = [self.splits[name] for name in self.pretrain_on]
-            whole = concatenate(parts)
-            # The splits become slices of the union: the pixels are kept once.
-            if len(parts) > 1 and isinstance(whole.images, Tensor):
-                slices = whole.images.split([len(part) for part in parts])
-                for part, images in zip(parts, slices, strict=True):
-                    self.splits[part.name] = replace(part, images=images)
-            self._pretrain = whole
-        return self._pretrain
+        parts = [self.splits[name] for name in self.pretrain_on]
+        whole = concatenate(parts)
+        # The splits become slices of the union: the pixels are kept once.
+        if len(parts) > 1 and isinstance(whole.images, Tensor):
+            slices = whole.images.split([len(part) for part in parts])
+            for part, images in zip(parts, slices, strict=True):
+                self.splits[part.name] = replace(part, images=images)
+        return whole
 
     @property
     def batch_size(self) -> int:
@@ -357,7 +353,7 @@ class DataModule(L.LightningDataModule):
             whole = value + 1 if isinstance(value, int) else self._n_train
             counts[name] = amount(f"data.{name}", value, whole)
         drawn = {"size": self._size or 32, "seed": self.seed, "k": self._k, "c": self._c}
-        return ambiguous.splits(counts, **drawn)
+        return {name: ambiguous.draw(name, count, **drawn) for name, count in counts.items()}
 
     def _ready(self, splits: dict[str, ImageSet]) -> dict[str, ImageSet]:
         """Subsample, then decode files if they are to be resident, or resize what is in memory."""
@@ -373,14 +369,15 @@ class DataModule(L.LightningDataModule):
         return ready
 
     def _prepared(self, split: ImageSet, fits: bool) -> ImageSet:
-        if isinstance(split.images, Tensor):
+        images = split.images
+        if isinstance(images, Tensor):
             size = self._size
-            return split if size is None else replace(split, images=resize(split.images, size))
-        if isinstance(split.images, ArrayImages):
-            everything = torch.arange(len(split))
-            return replace(split, images=split.images.batch(everything)) if fits else split
-        title = f"Reading {split.name}"
-        return replace(split, images=load(split.images, title=title)) if fits else split
+            return split if size is None else replace(split, images=resize(images, size))
+        if not fits:
+            return split
+        if isinstance(images, ArrayImages):
+            return replace(split, images=images.batch(torch.arange(len(split))))
+        return replace(split, images=load(images, title=f"Reading {split.name}"))
 
     def _fits(self, splits: Iterable[ImageSet]) -> bool:
         if isinstance(self.resident, bool):
@@ -392,25 +389,22 @@ class DataModule(L.LightningDataModule):
             return dict(self.arrays)
         if self._images is None:
             raise UserError("data.images is not set: give data.images=FILE.npy or FILE.npz.")
-        file = None if self.labels in ("auto", "none") else self.labels
-        return arrays.parts(self._images, file, bits=self._bits)
+        return arrays.parts(self._images, self._labels, bits=self._bits)
 
     def _hub(self) -> dict[str, ImageSet]:
         name, subset, image = self._hf
-        column = None if self.labels in ("auto", "none") else self.labels
         return hub.parts(
-            name, subset, image=image, label=column, labelled=self.labels != "none", size=self._size
-        )
+            name, subset, image=image, label=self._labels, labelled=self.labels != "none",
+            size=self._size,
+        )  # fmt: skip
 
     def _folder(self) -> dict[str, ImageSet]:
-        where = self._cache_dir or (
-            Path(self.root).expanduser() / ".pnp-cache" if self.root else ""
-        )
+        where = self._cache_dir or Path(self.root or "").expanduser() / ".pnp-cache"
         return folder.parts(
             self.root,
             self._size,
             labelled=self.labels == "auto",
-            labels=None if self.labels in ("auto", "none") else self.labels,
+            labels=self._labels,
             votes=self._votes,
             cache=where if self._cache else None,
             skip_corrupt=self._skip_corrupt,

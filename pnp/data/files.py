@@ -66,10 +66,10 @@ class FolderImages:
         Raises:
             UserError: a file that cannot be decoded; it is named.
         """
-        chosen = self.subset(index)
-        images = torch.empty(len(chosen), 3, self.size, self.size, dtype=torch.uint8)
-        for i, result in enumerate(decode_each(chosen.paths(), self.decode)):
-            images[i] = torch.from_numpy(_good(chosen.root / chosen.names[i], result))
+        paths = self.subset(index).paths()
+        images = torch.empty(len(paths), 3, self.size, self.size, dtype=torch.uint8)
+        for i, result in enumerate(decode_each(paths, self.decode)):
+            images[i] = torch.from_numpy(_good(paths[i], result))
         return images
 
     def paths(self, start: int = 0, stop: int | None = None) -> list[Path]:
@@ -146,11 +146,8 @@ def load(images: FolderImages, *, title: str) -> UInt8[Tensor, "n 3 s s"]:
         UserError: an unreadable file.
     """
     out = torch.empty(len(images), 3, images.size, images.size, dtype=torch.uint8)
-
-    def store(number: int, pixels: np.ndarray) -> None:
-        out[number] = torch.from_numpy(pixels)
-
-    _walk(images, images.decode, store, skip_corrupt=False, title=title)
+    for number, path, result in _decoded(images, title):
+        out[number] = torch.from_numpy(_good(path, result))
     return out
 
 
@@ -160,35 +157,29 @@ def readable(images: FolderImages, *, title: str) -> Int64[Tensor, "n"]:
     Raises:
         UserError: none can be.
     """
-    numbers: list[int] = []
+    numbers, bad = list[int](), list[str]()
     small = replace(images, size=1)  # JPEGs are then decoded at 1/8, which still reads every byte
-    _walk(images, small.decode, lambda n, _: numbers.append(n), skip_corrupt=True, title=title)
+    for number, path, result in _decoded(small, title):
+        if isinstance(result, Exception):
+            bad.append(f"{path} ({result})")
+        else:
+            numbers.append(number)
+    if bad:
+        unreadable(bad, len(images), title, skip_corrupt=True)
     return torch.tensor(numbers, dtype=torch.int64)
 
 
-def _walk(
-    images: FolderImages,
-    decode: Callable[[Path], np.ndarray],
-    good: Callable[[int, np.ndarray], None],
-    *,
-    skip_corrupt: bool,
-    title: str,
-) -> None:
-    """Decode chunk by chunk in order; hand the good ones on, raise or count the bad ones."""
-    count, bad = len(images), list[str]()
+def _decoded(
+    images: FolderImages, title: str
+) -> Iterator[tuple[int, Path, np.ndarray | Exception]]:
+    """Decode chunk by chunk, in order: number and path of each file, its pixels or its error."""
+    count = len(images)
     with bar(title, count, quiet=count <= QUIET or rank() != 0) as advance:
         for start in range(0, count, CHUNK):
             chunk = images.paths(start, start + CHUNK)
-            for i, result in enumerate(decode_each(chunk, decode)):
-                if isinstance(result, np.ndarray):
-                    good(start + i, result)
-                elif skip_corrupt:
-                    bad.append(f"{chunk[i]} ({result})")
-                else:
-                    _good(chunk[i], result)
+            results = decode_each(chunk, images.decode)
+            yield from zip(range(start, count), chunk, results, strict=False)
             advance(len(chunk))
-    if bad:
-        unreadable(bad, count, title, skip_corrupt=skip_corrupt)
 
 
 def unreadable(bad: Sequence[str], count: int, title: str, *, skip_corrupt: bool) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pnp.console import printable
 from pnp.data.cache import cached
@@ -92,16 +91,11 @@ def parts(
         )
     if cache is not None:
         return _from_cache(sets, Path(cache), skip_corrupt=skip_corrupt)
-    if skip_corrupt:  # before anything is dealt: splits are those of the images that are used
-        for part, images in sets.items():
-            assert isinstance(images.images, FolderImages)
-            sets[part] = images.subset(readable(images.images, title=f"Reading {part}"))
-    return {part: replace(images, content=_contents(images)) for part, images in sets.items()}
-
-
-def _contents(images: ImageSet) -> Tensor:
-    assert isinstance(images.images, FolderImages)
-    return contents(images.images.paths())
+    for part, images in sets.items():
+        if skip_corrupt:  # before anything is dealt: splits are those of the images that are used
+            images = images.subset(readable(images.images, title=f"Reading {part}"))
+        sets[part] = replace(images, content=contents(images.images.paths()))
+    return sets
 
 
 def _from_cache(

@@ -71,11 +71,11 @@ class ImageSet:
 
     def subset(self, index: Int64[Tensor, "b"]) -> "ImageSet":
         """The set of these images, in this order."""
-        files = self.images if isinstance(self.images, FolderImages) else None
+        images = self.images
         fields = {key: getattr(self, key) for key in PER_IMAGE}
         return replace(
             self,
-            images=files.subset(index) if files else self.batch(index),
+            images=images.subset(index) if isinstance(images, FolderImages) else self.batch(index),
             **{key: None if v is None else v[index] for key, v in fields.items()},
         )
 

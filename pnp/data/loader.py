@@ -197,27 +197,19 @@ class Loader:
     # A generator: nothing is read before the first batch is asked for, since Lightning makes the
     # iterator of the first epoch before it calls set_epoch.
     def __iter__(self) -> Iterator[Batch]:
-        source = self._streamed() if self._stream is not None else self._in_memory()
-        for number, batch in enumerate(source, start=self.batch + 1):
-            self.batch = number
-            yield batch
-        self.epoch, self.batch = self.epoch + 1, 0
-
-    def _in_memory(self) -> Iterator[Batch]:
-        assert isinstance(self._images, Tensor)
-        for index in self.indices(self._images.device):
-            yield self._finish(self._images.index_select(0, index), index)
-
-    def _streamed(self) -> Iterator[Batch]:
-        assert self._stream is not None
-        for index, images in self._stream:
+        source = self._in_memory() if self._stream is None else self._stream
+        for number, (index, images) in enumerate(source, start=self.batch + 1):
             if isinstance(images, UserError):
                 raise images
-            yield self._finish(images, index)
+            self.batch = number
+            labels = None if self._labels is None else self._labels[index]
+            yield Batch(images, labels).to(self.device)
+        self.epoch, self.batch = self.epoch + 1, 0
 
-    def _finish(self, images: Tensor, index: Tensor) -> Batch:
-        labels = None if self._labels is None else self._labels[index]
-        return Batch(images, labels).to(self.device)
+    def _in_memory(self) -> Iterator[tuple[Tensor, Tensor]]:
+        assert isinstance(self._images, Tensor)
+        for index in self.indices(self._images.device):
+            yield index, self._images.index_select(0, index)
 
 
 class _Order:
