@@ -37,6 +37,16 @@ def command(word, *overrides):
     return getattr(decide, word)(config_of(f"decide_{word}", map(str, overrides)))
 
 
+def ask(word, folder, images, out, *more):
+    """A subcommand with the decider in a folder."""
+    where = f"decider={folder / 'decider'}", f"images={images}", f"out={out}"
+    return command(word, *where, *more)
+
+
+def facts_of(folder):
+    return json.loads((folder / "decider.json").read_text())
+
+
 def encoder():
     torch.manual_seed(0)
     return Encoder(backbone(**MODEL), channels=3, size=SIZE, mean=[0.5], std=[0.3]).eval()
@@ -47,9 +57,8 @@ def pictures(folder, count=COUNT, seed=0, size=SIZE):
     rng = np.random.default_rng(seed)
     red = rng.random(count)
     y = rng.random(count) < 1 / (1 + np.exp(-20 * (red - 0.5)))
-    pixels = (
-        rng.integers(0, 60, (count, size, size, 3)) + (red[:, None] * [150, 0, 50])[:, None, None]
-    )
+    tint = (red[:, None] * [150, 0, 50])[:, None, None]
+    pixels = rng.integers(0, 60, (count, size, size, 3)) + tint
     folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(pixels.astype(np.uint8)):
         Image.fromarray(image).save(folder / f"{i:03}.png")
@@ -98,7 +107,7 @@ def refit(made, tmp_path, *more, labels=None, images=None, **budgets):
 def test_a_decider_is_one_folder_without_pickle_that_says_what_it_promises(made):
     names = {file.name for file in (made / "decider").iterdir()}
     assert {name.rpartition(".")[2] for name in names} == {"safetensors", "json", "md"}
-    facts = json.loads((made / "decider" / "decider.json").read_text())
+    facts = facts_of(made / "decider")
     assert sum(part["images"] for part in facts["parts"].values()) == COUNT
     assert facts["calibration"]["images"] == facts["parts"]["calibration"]["images"]
     assert "at most 10 % of all images are wrongly called P" in facts["guarantee"]
@@ -117,9 +126,7 @@ def test_every_file_of_a_folder_is_in_the_answers_with_its_answer_or_its_reason(
     (tmp_path / "new" / "broken.jpg").write_bytes(b"\xff\xd8\xff no")
     Image.new("I;16", (SIZE, SIZE)).save(tmp_path / "new" / "deep.png")
     (tmp_path / "new" / "notes.txt").write_text("hello")
-    failed = command("apply", f"decider={made / 'decider'}", f"images={tmp_path / 'new'}",
-                     f"out={tmp_path / 'out'}")  # fmt: skip
-    assert failed == 2
+    assert ask("apply", made, tmp_path / "new", tmp_path / "out") == 2
     rows = answers_of(tmp_path / "out")
     assert len(rows) == 43
     assert list(rows["broken.jpg"]) == ["file", "answer", "score", "margin", "note"]
@@ -150,17 +157,14 @@ def test_a_file_whose_name_is_no_utf8_is_answered_under_an_escaped_name(made, tm
         if word == "label":
             (tmp_path / "in" / "new.png").write_bytes((made / "images" / "001.png").read_bytes())
             pictures(tmp_path / "in", count=4, seed=77)
-        found = command(word, f"decider={made / 'decider'}", f"images={tmp_path / 'in'}",
-                        f"out={tmp_path}")  # fmt: skip
-        assert found == failed
+        assert ask(word, made, tmp_path / "in", tmp_path) == failed
     rows = answers_of(tmp_path)
     assert [bool(rows[name]["answer"]) for name in (r"\udcff.png", r"\udcfe.png")] == [True, False]
 
 
 def test_the_budgets_hold_on_new_images_and_the_band_is_where_answers_are_drawn(made, tmp_path):
     labels = dict(pictures(tmp_path / "new", count=400, seed=5))
-    command("apply", f"decider={made / 'decider'}", f"images={tmp_path / 'new'}",
-            f"out={tmp_path}")  # fmt: skip
+    ask("apply", made, tmp_path / "new", tmp_path)
     rows = answers_of(tmp_path)
     wrong_p = sum(rows[f]["answer"] == "P" and not y for f, y in labels.items())
     wrong_not = sum(rows[f]["answer"] == "notP" and y for f, y in labels.items())
@@ -171,20 +175,14 @@ def test_the_budgets_hold_on_new_images_and_the_band_is_where_answers_are_drawn(
 
 def test_tensors_arrays_pictures_and_paths_get_the_answers_of_the_command(made, tmp_path):
     folder = made / "images"
-    command("apply", f"decider={made / 'decider'}", f"images={folder}", f"out={tmp_path}")
+    ask("apply", made, folder, tmp_path)
     rows = answers_of(tmp_path)
     paths = sorted(folder.iterdir())
     decider = pnp.load_decider(made / "decider")
     arrays = np.stack([np.asarray(Image.open(path)) for path in paths])
-    given = (
-        folder,
-        paths,
-        [str(path) for path in paths],
-        [Image.open(path) for path in paths],
-        arrays,
-        torch.from_numpy(arrays).movedim(-1, 1),
-    )
-    for images in given:
+    tensor = torch.from_numpy(arrays).movedim(-1, 1)
+    pil = [Image.open(path) for path in paths]
+    for images in (folder, paths, list(map(str, paths)), pil, arrays, tensor):
         answers = decider(images)
         assert answers.words == [rows[path.name]["answer"] for path in paths]
         np.testing.assert_allclose(
@@ -246,7 +244,7 @@ def test_a_runs_own_classes_make_a_decider_for_its_own_splits(compose, tmp_path,
     concept = "concept={pair: [0, class1]}"
     out = command("fit", f"run={run}", concept, "max_fp=.3", "max_fn=.3")
     assert out == run / "decider"
-    facts = json.loads((out / "decider.json").read_text())
+    facts = facts_of(out)
     assert facts["concept"] == {"name": "pair", "meaning": "class0, class1"}
     counts = {name: part["images"] for name, part in facts["parts"].items()}
     assert counts == {"head": 80, "validation": 40, "calibration": 80, "test": 80}
@@ -255,7 +253,7 @@ def test_a_runs_own_classes_make_a_decider_for_its_own_splits(compose, tmp_path,
     assert (facts["run"], facts["network"]) == (job["identity"], "teacher")
     assert facts["measured"]["test"]["images"] == 80
     assert "apply it with:\n  pnp-decide apply decider=" in capsys.readouterr().out
-    assert command("apply", f"decider={out}", f"images={tmp_path / 'data'}", f"out={run}") == 0
+    assert ask("apply", run, tmp_path / "data", run) == 0
     assert len(answers_of(run)) == 280
     assert "known: " in capsys.readouterr().out
     command("fit", f"run={run}", "concept={a: [0], b: [1]}", "max_fp=.3", "max_fn=.3")
@@ -332,7 +330,7 @@ def test_budgets_of_a_decider_hold_in_every_group_of_a_column(made, tmp_path, ca
     labels = write_labels(tmp_path / "l.csv", named, ("file", "label", "camera"))
     where = {"labels": labels, "images": tmp_path / "images", "max_fp": 0.2, "max_fn": 0.2}
     out = refit(made, tmp_path, "groups=camera", **where)
-    facts = json.loads((out / "decider.json").read_text())
+    facts = facts_of(out)
     assert "in each of the groups left, right, at most 20 % of all images" in facts["guarantee"]
     whole, left, right = (facts["measured"][f"calibration{g}"] for g in ("", ", left", ", right"))
     assert whole["images"] == left["images"] + right["images"]
@@ -341,8 +339,7 @@ def test_budgets_of_a_decider_hold_in_every_group_of_a_column(made, tmp_path, ca
     later = [(*row, group) for row, group in zip(
         pictures(tmp_path / "new", count=60, seed=13), camera, strict=False)]  # fmt: skip
     write_labels(tmp_path / "later.csv", later, ("file", "label", "camera"))
-    states = command("check", f"decider={out}", f"images={tmp_path / 'new'}",
-                     f"labels={tmp_path / 'later.csv'}", f"out={tmp_path}")  # fmt: skip
+    states = ask("check", tmp_path, tmp_path / "new", tmp_path, f"labels={tmp_path / 'later.csv'}")
     assert list(states) == [f"max_{e} of {g}" for e in ("fp", "fn") for g in ("left", "right")]
     write_labels(labels, [*named[1:], (*rows[0], "")], ("file", "label", "camera"))
     with pytest.raises(UserError, match=r"line 301: 000\.png has no camera"):
@@ -441,16 +438,12 @@ def test_labels_that_do_not_match_the_images_are_counted_and_named(made, tmp_pat
     dotted = [(f"./{name}", "notP" if not y else "P") for name, y in rows]
     labels = write_labels(tmp_path / "l.csv", [*dotted, *more])
     out = refit(made, tmp_path, labels=labels, images=tmp_path / "images", max_fp=0.3, max_fn=0.3)
-    facts = json.loads((out / "decider.json").read_text())
+    facts = facts_of(out)
     notes = "\n".join(facts["notes"])
     for said in (
-        "do not exist: 1 (gone.png)",
-        "without a label: 1 (bare.png)",
-        "listed twice: 1 (003.png)",
-        "1 rows have no label",
-        "unreadable: 1 (cut.png",
-        "repeated: 1 images",
-    ):
+        "do not exist: 1 (gone.png)", "without a label: 1 (bare.png)", "listed twice: 1 (003.png)",
+        "1 rows have no label", "unreadable: 1 (cut.png", "repeated: 1 images",
+    ):  # fmt: skip
         assert said in notes
     assert sum(part["images"] for part in facts["parts"].values()) == 100
 
@@ -489,16 +482,15 @@ def test_the_same_image_in_head_and_calibration_is_refused_by_its_content(made, 
             refit(made, tmp_path, labels=labels, images=tmp_path / "images")
     labels = write_labels(tmp_path / "l.csv", parts, ("file", "label", "part"))
     out = refit(made, tmp_path, labels=labels, images=tmp_path / "images", max_fp=0.3, max_fn=0.3)
-    facts = json.loads((out / "decider.json").read_text())
+    facts = facts_of(out)
     assert facts["calibration"]["images"] == 30
     assert facts["parts"]["validation"]["images"] == 6
 
 
 def test_too_few_labels_for_the_budget_are_warned_of_with_the_number_needed(made, tmp_path, capsys):
     out = refit(made, tmp_path, max_fp=0.001)
-    assert (
-        "WARNING: too few: max_fp=0.001 needs 2995 calibration samples" in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "WARNING: too few: max_fp=0.001 needs 2995 calibration samples" in said
     assert "too few" in (out / "README.md").read_text()
     assert "P" not in pnp.load_decider(out)(made / "images").words
 
@@ -508,15 +500,14 @@ def test_a_budget_may_be_a_share_of_the_answers_and_is_checked_as_such(made, tmp
     labels = write_labels(tmp_path / "l.csv", rows)
     where = {"labels": labels, "images": tmp_path / "more"}
     out = refit(made, tmp_path, "budget=answered", **where, max_fp=0.25, max_fn=0.25)
-    facts = json.loads((out / "decider.json").read_text())
+    facts = facts_of(out)
     assert "at most 25 % of the images called P are not P" in facts["guarantee"]
     row = facts["measured"]["calibration"]
     assert row["fp_of"] == row["P"] > 0
     assert row["fp"] <= 0.25 * row["P"]
     assert "wrong P, of these answers" in capsys.readouterr().out
     later = write_labels(tmp_path / "later.csv", pictures(tmp_path / "new", count=60, seed=9))
-    command("check", f"decider={out}", f"images={tmp_path / 'new'}", f"labels={later}",
-            f"out={tmp_path}")  # fmt: skip
+    ask("check", tmp_path, tmp_path / "new", tmp_path, f"labels={later}")
     assert "images with that answer" in capsys.readouterr().out
 
 
@@ -539,6 +530,10 @@ def test_settings_that_cannot_be_are_refused(made, tmp_path, more, message):
 # ---- damage --------------------------------------------------------------------------------------
 
 
+def edited(old, new):
+    return lambda file: file.write_text(file.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -552,14 +547,10 @@ def test_settings_that_cannot_be_are_refused(made, tmp_path, more, message):
             lambda f: f.write_text('{"format": "x"}'),
             "was not written by pnp-decide",
         ),
+        ("decider.json", edited('"shares"', '"parts_"'), "damaged: it lacks shares"),
         (
             "decider.json",
-            lambda f: f.write_text(f.read_text().replace('"shares"', '"parts_"')),
-            "damaged: it lacks shares",
-        ),
-        (
-            "decider.json",
-            lambda f: f.write_text(f.read_text().replace('version": 1', 'version": 2')),
+            edited('version": 1', 'version": 2'),
             "has format_version 2, this program reads 1",
         ),
         ("config.json", lambda f: f.unlink(), "is not an export"),
@@ -601,19 +592,13 @@ def test_features_that_are_not_finite_are_an_error_in_fitting_and_a_named_row_in
 # ---- check, label, plan --------------------------------------------------------------------------
 
 
-def run_check(made, images, labels, out, *more):
-    return command("check", f"decider={made / 'decider'}", f"images={images}",
-                   f"labels={labels}", f"out={out}", *more)  # fmt: skip
-
-
 def test_budgets_are_followed_over_later_images_in_their_order(made, tmp_path, capsys):
     rows = pictures(tmp_path / "new", count=200, seed=3)
     honest = write_labels(tmp_path / "l.csv", rows)
-    assert set(run_check(made, tmp_path / "new", honest, tmp_path).values()) <= {
-        "holds", "not decided",
-    }  # fmt: skip
+    states = ask("check", made, tmp_path / "new", tmp_path, f"labels={honest}")
+    assert set(states.values()) <= {"holds", "not decided"}
     flipped = write_labels(tmp_path / "f.csv", rows[:40] + [(f, 1 - y) for f, y in rows[40:]])
-    states = run_check(made, tmp_path / "new", flipped, tmp_path)
+    states = ask("check", made, tmp_path / "new", tmp_path, f"labels={flipped}")
     assert "violated" in states.values()
     said = capsys.readouterr().out
     since = int(said.partition("VIOLATED since image ")[2].partition(":")[0])
@@ -625,10 +610,11 @@ def test_budgets_are_followed_over_later_images_in_their_order(made, tmp_path, c
 
 
 def test_images_of_the_fit_are_not_counted_when_it_is_checked(made, tmp_path):
+    labels = f"labels={made / 'labels.csv'}"
     with pytest.raises(UserError, match="all 240 labelled images were used in fitting"):
-        run_check(made, made / "images", made / "labels.csv", tmp_path)
+        ask("check", made, made / "images", tmp_path, labels)
     with pytest.raises(UserError, match="alpha=0"):
-        run_check(made, made / "images", made / "labels.csv", tmp_path, "alpha=0")
+        ask("check", made, made / "images", tmp_path, labels, "alpha=0")
 
 
 def test_images_to_label_are_of_two_kinds_that_never_meet(made, tmp_path, capsys):
@@ -636,7 +622,7 @@ def test_images_to_label_are_of_two_kinds_that_never_meet(made, tmp_path, capsys
     answers = dict(pictures(pool, count=150, seed=4))
     shutil.copy(made / "images" / "000.png", pool / "known.png")
     shutil.copy(pool / "001.png", pool / "twin.png")
-    command("label", f"decider={made / 'decider'}", f"images={pool}", "n=20", f"out={tmp_path}")
+    ask("label", made, pool, tmp_path, "n=20")
     with (tmp_path / "to_label.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     parts = {kind: [r for r in rows if r["part"] == kind] for kind in ("head", "calibration")}
@@ -656,14 +642,13 @@ def test_images_to_label_are_of_two_kinds_that_never_meet(made, tmp_path, capsys
     rest = [row for row in done if int(row[0][:3]) >= 60]
     more = write_labels(tmp_path / "more.csv", rest, ("file", "label", "part"))
     out = refit(made, tmp_path, labels=f"[{first},{more}]", images=pool, max_fp=0.3, max_fn=0.3)
-    counts = json.loads((out / "decider.json").read_text())["parts"]
+    counts = facts_of(out)["parts"]
     assert sum(part["images"] for part in counts.values()) == 60 + len(rest)
 
 
 def test_the_plan_lists_what_a_number_of_labels_allows(made, tmp_path, capsys):
-    rows = command(
-        "plan", "max_fp=.05", "max_fn=.05", "sizes=[50,500]", f"out={tmp_path / 'p.csv'}"
-    )
+    out = f"out={tmp_path / 'p.csv'}"
+    rows = command("plan", "max_fp=.05", "max_fn=.05", "sizes=[50,500]", out)
     assert [row.n for row in rows] == [50, 500]
     assert rows[0].width > rows[1].width
     said = capsys.readouterr().out
@@ -685,10 +670,8 @@ def test_the_promise_of_a_fit_holds_over_draws():
         parts = {}
         for name, n in (("head", 60), ("validation", 20), ("calibration", 150)):
             y = torch.from_numpy(rng.random(n) < 0.5)
-            x = (
-                torch.from_numpy(rng.normal(size=(n, 2))).float()
-                + 2.0 * y[:, None] * torch.eye(2)[0]
-            )
+            noise = torch.from_numpy(rng.normal(size=(n, 2))).float()
+            x = noise + 2.0 * y[:, None] * torch.eye(2)[0]
             parts[name] = Part(x, y, torch.arange(n))
         question = Question("one", "one", parts)
         (decider,) = fit(net, [question], Budgets(0.05, 0.05, delta=0.2), {})

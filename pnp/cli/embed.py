@@ -20,6 +20,7 @@ def embed(cfg: Any) -> list[Path]:
         UserError: no encoder, no images, or a table of an unknown kind.
     """
     from pnp.decider import embed as embedding
+    from pnp.decider.decider import embed as compute
     from pnp.files import write_text
     from pnp.runs import encoders
     from pnp.runs.config import plain, words
@@ -34,7 +35,7 @@ def embed(cfg: Any) -> list[Path]:
         raise UserError("images= is not set: give a folder of images.")
     source = encoders.source(config)
     encoder = source.encoder.to(placement(config["accelerator"], "32-true", "")[0])
-    embedded = embedding.embed(encoder, config["images"])
+    embedded = compute(encoder, config["images"])
     files = embedding.write(embedded, out)
     page = embedding.sheet(embedded, str(source.facts["encoder"]), *counts)
     if page is not None:

@@ -9,11 +9,7 @@ from pnp.decider.judge import Judged, judge, shifted
 from pnp.files import write_csv, write_text
 
 
-def apply(
-    decider: Decider,
-    images: str | Path,
-    out: Path,
-) -> tuple[Judged, str]:
+def apply(decider: Decider, images: str | Path, out: Path) -> tuple[Judged, str]:
     """Write `answers.csv` and `answers.html` into `out`.
 
     Returns:

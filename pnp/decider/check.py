@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pnp.band.inputs import fraction
 from pnp.band.monitoring import Monitored, monitor
-from pnp.decider.decider import Decider
+from pnp.decider.decider import WORDS, Decider
 from pnp.decider.fit import counted
 from pnp.decider.images import find
 from pnp.decider.judge import judge, shifted
 from pnp.decider.labels import read_labels
-from pnp.errors import UserError, number
+from pnp.errors import UserError
 from pnp.files import write_csv
 
 OF = {
@@ -44,13 +45,10 @@ def check(
     Raises:
         UserError: as `judge` and `read_labels`; or all images were used in fitting.
     """
-    number("alpha", alpha, 0, 1, open_low=True, open_high=True)
-    columns = decider.facts.get("columns") or {}
-    given = read_labels(
-        labels, find(images)[1], columns.get("label") or "label", columns.get("groups")
-    )
+    fraction(alpha, "alpha")
+    given = read_labels(labels, find(images)[1], *decider.columns)
     judged = judge(decider, images, [row.file for row in given.rows])
-    answers = {row.file: row for row in given.rows}
+    labelled = {row.file: row for row in given.rows}
     new = np.flatnonzero(~np.isin(judged.hashes, decider.used))
     if not new.size:
         raise UserError(
@@ -58,8 +56,8 @@ def check(
             "checking needs images that came later."
         )
     names = [judged.names[i] for i in new]
-    y = np.array([answers[name].positive for name in names])
-    groups = np.array([answers[name].group or "" for name in names])
+    y = np.array([labelled[name].positive for name in names])
+    groups = np.array([labelled[name].group or "" for name in names])
     region = judged.answers.regions[new]
     budgets = decider.facts["budgets"]
     wrong = {"max_fp": (region == 1) & ~y, "max_fn": (region == 0) & y}
@@ -81,7 +79,17 @@ def check(
             evidence[key][row] = f"{value:.4f}"
         at = None if found.since is None else int(rows[found.since - 1]) + 1
         lines.append(_line(name, found, at, budgets[key], OF[budgets["budget"]]))
-    _write(out, names, judged.answers.words, new, y, wrong, evidence)
+    columns = {
+        "image": range(1, len(names) + 1),
+        "file": names,
+        "label": np.where(y, "P", "notP"),
+        "answer": [WORDS[answer] for answer in region.tolist()],
+        "wrong": (wrong["max_fp"] | wrong["max_fn"]).astype(int),
+        "against_fp": evidence["max_fp"],
+        "against_fn": evidence["max_fn"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / "check.csv", [columns, *zip(*columns.values(), strict=True)])
     lines.append(
         f"alpha {alpha:g}: the chance that a budget that holds is ever called violated, however "
         "often one looks"
@@ -100,22 +108,3 @@ def _line(name: str, found: Monitored, at: int | None, level: float, of: str) ->
         f"{name}: {state}{since}: {found.errors:,} wrong of {found.n:,} {of} ({rate:.2%}), budget "
         f"{level:.2%}"
     )
-
-
-def _write(
-    out: Path,
-    names: list[str],
-    words: list[str],
-    rows: np.ndarray,
-    y: np.ndarray,
-    wrong: dict[str, np.ndarray],
-    evidence: dict[str, list[str]],
-) -> None:
-    """check.csv: one line for each counted image, with the log-evidence against each budget."""
-    out.mkdir(parents=True, exist_ok=True)
-    bad, kinds = wrong["max_fp"] | wrong["max_fn"], np.where(y, "P", "notP")
-    answers = [words[row] for row in rows.tolist()]
-    numbers, against = range(1, len(names) + 1), (evidence["max_fp"], evidence["max_fn"])
-    head = ("image", "file", "label", "answer", "wrong", "against_fp", "against_fn")
-    lines = zip(numbers, names, kinds, answers, bad.astype(int), *against, strict=True)
-    write_csv(out / "check.csv", [head, *lines])

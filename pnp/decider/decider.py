@@ -1,24 +1,24 @@
 """A decider: images in; P, ¬P or uncertain out, within the error budgets it was certified for."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int8, Int64, UInt8
+from jaxtyping import Float, Float64, Int8, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
-from pnp.decider.images import Reader
+from pnp.console import printable
+from pnp.decider.images import Reader, content_hashes, find
 from pnp.errors import UserError
 from pnp.export.encoder import Encoder
 
 WORDS = {1: "P", 0: "notP", -1: "uncertain"}
 # Images per forward: small enough for a cache, large enough for a GPU.
 BATCH = 256
-Failed = list[tuple[str, str]]  # names of files and the reasons
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,12 @@ class Decider:
         return str(self.facts["concept"]["name"])
 
     @property
+    def columns(self) -> tuple[str, str | None]:
+        """Columns of label files that hold labels and, if there are any, groups."""
+        columns = self.facts.get("columns") or {}  # early deciders have none
+        return columns.get("label") or "label", columns.get("groups")
+
+    @property
     def used(self) -> Int64[np.ndarray, " n"]:
         """Content hashes of every image that was used in fitting."""
         hashes = [v.numpy() for k, v in self.reference.items() if k.startswith("hashes_")]
@@ -191,31 +197,60 @@ class Scorer(nn.Module):
         return score, torch.where(in_p, 1, region)
 
 
-def embedded(
-    compute: Callable[[Tensor], Tensor],
-    reader: Reader,
-    root: Path,
-    names: Sequence[str],
-) -> Iterator[tuple[list[str], UInt8[Tensor, "b c s s"], Float[Tensor, "b d"], Failed]]:
-    """Read and embed files chunk by chunk.
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The images of a folder: those with features, and those without.
+
+    `names` (n) of files below `root` belong to `features` (n, d) and to `hashes` (n,) of their
+    content; `failed` are (name, reason); `notes` say what had to be changed or left out.
+    """
+
+    root: Path
+    names: list[str]
+    features: Shaped[np.ndarray, "n d"]
+    hashes: Int64[np.ndarray, " n"]
+    failed: list[tuple[str, str]]
+    notes: list[str]
+
+
+def embed(
+    encoder: Encoder,
+    images: str | Path,
+    names: list[str] | None = None,
+    keep: Callable[[Tensor], np.ndarray] = Tensor.numpy,
+) -> Embedded:
+    """Read and embed the images of a folder, chunk by chunk.
 
     Args:
-        compute: pixels to features.
-        reader: of the files.
-        root: their folder.
-        names: the files.
+        encoder: on its device.
+        images: a folder, or one file.
+        names: files of the folder; None means all.
+        keep: what to keep of the features (b, d) of a chunk.
 
-    Yields:
-        Names, pixels and features of those whose features are finite; names and reasons of others.
+    Raises:
+        UserError: no image, or none that can be read.
     """
-    for read, pixels, failed in reader.stream(root, names):
-        found = compute(pixels)
+    root, there, others = find(images)
+    chosen = there if names is None else names
+    reader = Reader(encoder.channels, encoder.size)
+    good, kept, hashes, failed = [], [], [], []
+    for read, pixels, bad in reader.stream(root, chosen):
+        found = features(encoder, pixels)
         finite = found.isfinite().all(1)
-        flags = finite.tolist()
-        odd = [name for name, fine in zip(read, flags, strict=True) if not fine]
-        failed = [*failed, *((name, "its features are not finite") for name in odd)]
-        good = [name for name, fine in zip(read, flags, strict=True) if fine]
-        yield good, pixels[finite], found[finite], failed
+        failed += bad
+        for name, fine in zip(read, finite.tolist(), strict=True):
+            if fine:
+                good.append(name)
+            else:
+                failed.append((name, "its features are not finite"))
+        kept.append(keep(found[finite]))
+        hashes.append(content_hashes(pixels[finite]).numpy())
+    failed = [(printable(name), reason) for name, reason in failed]
+    if not good:
+        some = "; ".join(f"{name} ({reason})" for name, reason in failed[:3])
+        raise UserError(f"images={images}: none of {len(chosen):,} images can be read: {some}.")
+    notes = [*(others if names is None else ()), *reader.notes]
+    return Embedded(root, good, np.concatenate(kept), np.concatenate(hashes), failed, notes)
 
 
 @torch.no_grad()

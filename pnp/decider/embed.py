@@ -1,38 +1,21 @@
 """Features of a folder of images as a table, and a sheet of the images that they find alike."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32
 from torch import nn
 
 from pnp.console import printable
 from pnp.decider import page
-from pnp.decider.decider import embedded, features
-from pnp.decider.images import Reader, find
-from pnp.decider.parts import ignored
+from pnp.decider.decider import Embedded
 from pnp.errors import UserError
-from pnp.export.encoder import Encoder
 from pnp.files import replacing, write_text
 
 KINDS = (".csv", ".npy", ".parquet")
-
-
-@dataclass(frozen=True, eq=False)
-class Embedded:
-    """Features (n, d) of the images `names` (n) below `root`; `failed` are (name, reason)."""
-
-    root: Path
-    names: list[str]
-    features: Float32[np.ndarray, "n d"]
-    failed: list[tuple[str, str]]
-    notes: list[str]
 
 
 def kind(out: Path) -> str:
@@ -49,33 +32,6 @@ def kind(out: Path) -> str:
             f"out={out} needs pyarrow: pip install 'pnp-ssl[parquet]', or give a .csv or .npy file."
         )
     return ending
-
-
-def embed(
-    encoder: Encoder,
-    images: str | Path,
-) -> Embedded:
-    """Features of the images of a folder, chunk by chunk, as a decider computes them.
-
-    Args:
-        encoder: on its device.
-        images: a folder, or one file.
-
-    Raises:
-        UserError: no image, or none that can be read.
-    """
-    root, names, others = find(images)
-    reader = Reader(encoder.channels, encoder.size)
-    good, parts, failed = [], [], []
-    chunks = embedded(partial(features, encoder), reader, root, names)
-    for read, _, part, bad in chunks:
-        good += read
-        parts.append(part)
-        failed += bad
-    if not good:
-        some = "; ".join(f"{printable(name)} ({reason})" for name, reason in failed[:3])
-        raise UserError(f"images={images}: none of {len(names):,} images can be read: {some}.")
-    return Embedded(root, good, torch.cat(parts).numpy(), failed, [*ignored(others), *reader.notes])
 
 
 def write(embedded: Embedded, out: Path) -> list[Path]:
@@ -103,8 +59,8 @@ def write(embedded: Embedded, out: Path) -> list[Path]:
     unreadable = out.with_suffix(".unreadable.csv")
     unreadable.unlink(missing_ok=True)
     if embedded.failed:
-        rows = [(printable(name), reason) for name, reason in embedded.failed]
-        write_text(unreadable, pd.DataFrame(rows, columns=["file", "reason"]).to_csv(index=False))
+        failed = pd.DataFrame(embedded.failed, columns=["file", "reason"])
+        write_text(unreadable, failed.to_csv(index=False))
         files.append(unreadable)
     return files
 
@@ -135,11 +91,8 @@ def sheet(embedded: Embedded, of: str, queries: int, neighbours: int) -> str | N
     near = cosines.topk(min(neighbours, n - 1))
     rows = []
     for i, values, found in zip(asked.tolist(), *map(torch.Tensor.tolist, near), strict=True):
-        row = []
-        for j, caption in ((i, ""), *zip(found, (f"{value:.2f}" for value in values), strict=True)):
-            name = embedded.names[j]
-            row.append(page.Shown(page.thumbnail(embedded.root / name), printable(name), caption))
-        rows.append(row)
+        captions = ["", *(f"{value:.2f}" for value in values)]
+        rows.append(page.sheet(embedded, [i, *found], captions))
     return page.render(
         "neighbours.html", title=f"Nearest neighbours of {n:,} images", of=of, n=n, rows=rows,
         notes=embedded.notes, failed=embedded.failed[: page.LISTED],

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from pnp.band.inputs import Budgets
 from pnp.band.scores import clopper_pearson
 from pnp.band.several import fit_each
 from pnp.band.thresholds import ThreeWayThreshold
-from pnp.decider.decider import Decider, Thresholds
+from pnp.decider.decider import WORDS, Decider, Thresholds
 from pnp.decider.labels import PARTS
 from pnp.decider.parts import Part, Question
 from pnp.errors import UserError
@@ -54,10 +53,10 @@ def fit(
             _check(parts)
         except UserError as error:
             raise UserError(f"{question.name}: {error}" if questions[1:] else error) from error
-        head = _head(parts["head"], parts["validation"])
-        scores = {name: _scores(part, *head) for name, part in parts.items()}
+        weight, bias = head = _head(parts["head"], parts["validation"])
+        scores = {k: (part.features.double() @ weight + bias).numpy() for k, part in parts.items()}
         part = parts["calibration"]
-        groups = [] if part.groups is None else [part.groups]
+        groups = () if part.groups is None else (part.groups,)
         samples[question.name] = (scores["calibration"], part.y.numpy(), *groups)
         cuts[question.name] = _cut(scores, parts, budgets)
         fitted.append((question, parts, head, scores))
@@ -104,11 +103,7 @@ def _decider(
             "trivial": band.trivial_,
         },
         "parts": {
-            name: {
-                "images": len(part),
-                "positives": int(part.y.sum()),
-                "digest": _digest(part.hashes),
-            }
+            name: {"images": len(part), "positives": int(part.y.sum()), "digest": _digest(part)}
             for name, part in parts.items()
         },
         "columns": dict(question.columns or {}),
@@ -196,10 +191,6 @@ def _head(head: Part, validation: Part) -> tuple[Tensor, float]:
     return w, float(probe.bias[0]) - float(space.mean.double() @ w)
 
 
-def _scores(part: Part, weight: Tensor, bias: float) -> np.ndarray:
-    return (part.features.double() @ weight + bias).numpy()
-
-
 def _cut(scores: Mapping[str, np.ndarray], parts: Mapping[str, Part], budgets: Budgets) -> float:
     """The middle of the empirical band of the images that chose the head."""
     seen, y = (
@@ -217,16 +208,14 @@ def _measured(
     cut: Thresholds, scores: np.ndarray, y: np.ndarray, budgets: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Counts of each answer and of both errors, with exact upper bounds at 1 − delta/2."""
-    region, n = cut.regions(scores), len(scores)
-    errors = {"fp": int(((region == 1) & ~y).sum()), "fn": int(((region == 0) & y).sum())}
-    of = {side: int(rows.sum()) for side, rows in counted(budgets["budget"], region, y).items()}
-    row: dict[str, Any] = {"images": n, "P": int((region == 1).sum())}
-    row |= {"notP": int((region == 0).sum()), "uncertain": int((region == -1).sum())}
-    for side, count in errors.items():
-        bound = (
-            clopper_pearson(count, of[side], budgets["delta"] / 2, "upper")[1] if of[side] else 1.0
-        )
-        row |= {side: count, f"{side}_of": of[side], f"{side}_at_most": bound}
+    region = cut.regions(scores)
+    row: dict[str, Any] = {"images": len(scores)}
+    row |= {word: int((region == code).sum()) for code, word in WORDS.items()}
+    wrong = {"fp": (region == 1) & ~y, "fn": (region == 0) & y}
+    for side, rows in counted(budgets["budget"], region, y).items():
+        k, of = int(wrong[side].sum()), int(rows.sum())
+        bound = clopper_pearson(k, of, budgets["delta"] / 2, "upper")[1] if of else 1.0
+        row |= {side: k, f"{side}_of": of, f"{side}_at_most": bound}
     return row
 
 
@@ -266,5 +255,5 @@ def _reference(parts: Mapping[str, Part], scores: np.ndarray) -> dict[str, Tenso
     }
 
 
-def _digest(hashes: Int64[Tensor, " n"]) -> str:
-    return hashlib.sha256(hashes.sort().values.numpy().tobytes()).hexdigest()[:16]
+def _digest(part: Part) -> str:
+    return hashlib.sha256(part.hashes.sort().values.numpy().tobytes()).hexdigest()[:16]

@@ -21,19 +21,19 @@ from pnp.errors import UserError
 CHUNK = 1024
 
 
-def find(folder: str | Path) -> tuple[Path, list[str], int]:
+def find(folder: str | Path) -> tuple[Path, list[str], list[str]]:
     """The image files below a folder, or the one file given.
 
     Returns:
         The folder, the names relative to it (sorted, with forward slashes; hidden ones are left
-        out), and the number of other files: those that are no images by their ending.
+        out), and a note on other files, those that are no images by their ending, if there are any.
 
     Raises:
         UserError: nothing there, or no image among it.
     """
     root = Path(folder).expanduser()
     if root.is_file():
-        return root.parent, [root.name], 0
+        return root.parent, [root.name], []
     if not root.is_dir():
         raise UserError(f"images={folder}: there is no such folder. Give a folder of images.")
     names = list(image_names(root))
@@ -47,7 +47,8 @@ def find(folder: str | Path) -> tuple[Path, list[str], int]:
             f"images={folder}: no images below it ({others} other files). Images end in "
             f"{', '.join(SUFFIXES)}."
         )
-    return root, names, others
+    note = f"other files: {others:,} are no images by their ending; left out."
+    return root, names, [note] if others else []
 
 
 def content_hashes(pixels: UInt8[Tensor, "n c s s"]) -> Int64[Tensor, " n"]:

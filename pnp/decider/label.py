@@ -13,19 +13,16 @@ from jaxtyping import Float, Int64
 from pnp.console import printable
 from pnp.decider import page
 from pnp.decider.decider import Decider, Thresholds
-from pnp.decider.judge import Judged, judge
+from pnp.decider.judge import judge
 from pnp.decider.labels import Shares
 from pnp.errors import UserError, number, whole
 from pnp.files import write_csv, write_text
 
+LISTED = 96  # pictures of each kind on the page
+
 
 def choose(
-    decider: Decider,
-    images: str | Path,
-    n: int,
-    random: float,
-    seed: int,
-    out: Path,
+    decider: Decider, images: str | Path, n: int, random: float, seed: int, out: Path
 ) -> list[str]:
     """Write `to_label.csv` and `to_label.html`.
 
@@ -60,40 +57,46 @@ def choose(
     count = min(round(n * random), len(pools["calibration"]))
     drawn = np.random.default_rng(seed).permutation(pools["calibration"])[:count]
     pool = pools["head"]
-    scores, points = judged.answers.scores[pool], judged.projected[pool, 1:]
+    scores, points = judged.answers.scores[pool], judged.features[pool, 1:].astype(np.float32)
     chosen = pool[informative(scores, points, decider.thresholds, n - round(n * random))]
-    columns = decider.facts.get("columns") or {}
-    column, groups = columns.get("label") or "label", columns.get("groups")
-    _write(judged, drawn, chosen, out, [column, *([groups] if groups else [])])
-    sheets = [
-        ("For the head", "in or next to the band, and unlike each other", chosen),
-        ("For calibration", "drawn at random", drawn),
+    column, groups = decider.columns
+    empty = [column, *([groups] if groups else [])]  # to fill in
+    kinds = [
+        ("head", "narrows the band", "For the head",
+         "in or next to the band, and unlike each other", chosen),
+        ("calibration", "drawn at random", "For calibration", "drawn at random", drawn),
+    ]  # fmt: skip
+    words, scores = judged.answers.words, judged.answers.scores
+    lines = [
+        [printable(judged.names[i]), *[""] * len(empty), part, why, words[i], f"{scores[i]:.6g}"]
+        for part, why, _, _, rows in kinds
+        for i in rows.tolist()
     ]
+    out.mkdir(parents=True, exist_ok=True)
+    header = ["file", *empty, "part", "why", "answer", "score"]
+    write_csv(out / "to_label.csv", [header, *lines])
     text = page.render(
         "to_label.html",
         title=f"Label next: {decider.concept}",
         decider=decider,
         column=column,
         sheets=[
-            (heading, why, len(rows), page.sheet(judged, rows[:LISTED]))
-            for heading, why, rows in sheets
+            (heading, which, len(rows), page.scored(judged, rows[:LISTED]))
+            for _, _, heading, which, rows in kinds
             if len(rows)
         ],
     )
     write_text(out / "to_label.html", text)
     band = int((judged.answers.regions[chosen] == -1).sum())
-    lines = [
+    said = [
         f"{len(chosen):,} images for the head ({band:,} in the band), {len(drawn):,} drawn at "
         f"random for calibration, of {len(first):,} images that are new",
         f"Fill in the column {column} (1 or 0), leave part as it is, and fit again with "
         "labels='[OLD.csv,to_label.csv]'.",
     ]
     if len(chosen) + len(drawn) < n:
-        lines.append(f"fewer than n={n:,}: the folder has no more of one kind.")
-    return [*lines, *judged.notes]
-
-
-LISTED = 96
+        said.append(f"fewer than n={n:,}: the folder has no more of one kind.")
+    return [*said, *judged.notes]
 
 
 def informative(
@@ -136,20 +139,3 @@ def spread(points: Float[np.ndarray, "m d"], n: int) -> Int64[np.ndarray, " k"]:
         nearest = np.minimum(nearest, np.square(points - points[picked[-1]]).sum(1))
         nearest[picked] = -1.0
     return np.array(picked)
-
-
-def _write(
-    judged: Judged, drawn: np.ndarray, chosen: np.ndarray, out: Path, empty: list[str]
-) -> None:
-    """to_label.csv, with empty columns to fill in."""
-    out.mkdir(parents=True, exist_ok=True)
-    words, scores, bare = judged.answers.words, judged.answers.scores, [""] * len(empty)
-    lines = [
-        [printable(judged.names[row]), *bare, part, why, words[row], f"{scores[row]:.6g}"]
-        for part, why, rows in (
-            ("head", "narrows the band", chosen),
-            ("calibration", "drawn at random", drawn),
-        )
-        for row in rows.tolist()
-    ]
-    write_csv(out / "to_label.csv", [["file", *empty, "part", "why", "answer", "score"], *lines])

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from pnp.console import printable
-from pnp.decider.decider import Decider
+from pnp.decider.decider import Decider, Embedded
 from pnp.decider.judge import Judged
 from pnp.report import page
 
@@ -38,15 +38,11 @@ def answers(decider: Decider, judged: Judged, notes: Sequence[str]) -> str:
     sure_p = order[::-1][: int((found.regions == 1).sum())][:SHEET]
     sure_not = order[: int((found.regions == 0).sum())][:SHEET]
     band = order[found.regions[order] == -1]
-    band = (
-        band[np.unique(np.linspace(0, len(band) - 1, 2 * SHEET).round().astype(int))]
-        if len(band)
-        else band
-    )
+    spread = np.unique(np.linspace(0, len(band) - 1, 2 * SHEET).round().astype(int))
     sheets = [
-        ("The surest P", "highest scores first", sheet(judged, sure_p)),
-        ("Uncertain", "the band, evenly spread by score, lowest first", sheet(judged, band)),
-        ("The surest notP", "lowest scores first", sheet(judged, sure_not)),
+        ("The surest P", "highest scores first", sure_p),
+        ("Uncertain", "the band, evenly spread by score, lowest first", band[spread[: len(band)]]),
+        ("The surest notP", "lowest scores first", sure_not),
     ]
     n = len(judged.names)
     return render(
@@ -59,20 +55,22 @@ def answers(decider: Decider, judged: Judged, notes: Sequence[str]) -> str:
         failed=judged.failed[:LISTED],
         more=len(judged.failed) - LISTED,
         histogram=histogram(decider, found.scores),
-        sheets=[entry for entry in sheets if entry[2]],
+        sheets=[(head, which, scored(judged, rows)) for head, which, rows in sheets if len(rows)],
     )
 
 
-def sheet(
-    judged: Judged, rows: Int64[np.ndarray, " k"], captions: Sequence[str] | None = None
-) -> list[Shown]:
+def scored(judged: Judged, rows: Int64[np.ndarray, " k"]) -> list[Shown]:
     """Pictures of these images with their scores."""
-    shown = []
-    for i, row in enumerate(rows.tolist()):
-        name = judged.names[row]
-        text = captions[i] if captions else f"{judged.answers.scores[row]:+.2f}"
-        shown.append(Shown(thumbnail(judged.root / name), printable(name), text))
-    return shown
+    return sheet(judged, rows.tolist(), [f"{score:+.2f}" for score in judged.answers.scores[rows]])
+
+
+def sheet(embedded: Embedded, rows: Sequence[int], captions: Sequence[str]) -> list[Shown]:
+    """Pictures of these images."""
+    names = [embedded.names[row] for row in rows]
+    return [
+        Shown(thumbnail(embedded.root / name), printable(name), caption)
+        for name, caption in zip(names, captions, strict=True)
+    ]
 
 
 def thumbnail(path: Path) -> str:

@@ -131,7 +131,7 @@ def questions_of_folder(
     questions = []
     for name, rows in given.items():
         parts, notes = _divided(rows, *everything, place, shares)
-        notes = [*rows.notes, *ignored(others), unreadable, *notes, *reader.notes]
+        notes = [*rows.notes, *others, unreadable, *notes, *reader.notes]
         first = Path(labels if isinstance(labels, str | Path) else labels[0]).name
         what = "label" if concepts[name] == "label" else f"{concepts[name]} is"
         columns = {"label": concepts[name], "groups": groups}
@@ -166,8 +166,3 @@ def _divided(
         parts["head"] = head.take((~turn).nonzero().flatten())
         notes.append("validation: a fifth of the head's images choose its regularisation.")
     return parts, notes
-
-
-def ignored(others: int) -> list[str]:
-    """A note on files that are no images by their ending."""
-    return [f"other files: {others:,} are no images by their ending; left out."] if others else []

@@ -23,7 +23,6 @@ class Shift:
     p: float | None
     where: str
     n: int
-    reference: int
 
     @property
     def detected(self) -> bool:
@@ -59,11 +58,11 @@ def compare(
 
     n, k = new.shape
     if n < FEWEST or len(reference) < FEWEST:
-        return Shift(None, "", n, len(reference))
+        return Shift(None, "", n)
     if n > MOST:
         new = new[np.random.default_rng(seed).choice(n, MOST, replace=False)]
     tests: list[Any] = [ks_2samp(reference[:, i], new[:, i], method="auto") for i in range(k)]
     values = [float(test.pvalue) for test in tests]
     least = int(np.argmin(values))
     where = "the score" if least == 0 else f"principal axis {least}"
-    return Shift(min(1.0, k * values[least]), where, n, len(reference))
+    return Shift(min(1.0, k * values[least]), where, n)
