@@ -163,37 +163,23 @@ def test_fit_ignores_the_order_of_samples(levels):
     s, y = sample(600, 4, levels=levels)
     order = np.random.default_rng(0).permutation(s.size)
     for a in (0.01, 0.2):
-        one, two = (
-            ThreeWayThreshold(a, a).fit(s, y),
-            ThreeWayThreshold(a, a).fit(s[order], y[order]),
-        )
-        assert vars(one) == vars(two)
+        one = ThreeWayThreshold(a, a).fit(s, y)
+        assert vars(one) == vars(ThreeWayThreshold(a, a).fit(s[order], y[order]))
 
 
 GOLDEN = [  # method, budget, levels of ties, max_fp: t_lo, t_hi, samples in the band of a curve
     ("exact", "joint", None, 0.02, 0.373177385686872, 0.5750044697370883, [500, 500, 89, 21, 0]),
-    (
-        *("exact", "class_conditional", None, 0.05),
-        *(0.39130259991577365, 0.5360530822434132, [500, 500, 138, 68, 20]),
-    ),
+    ("exact", "class_conditional", None, 0.05, 0.39130259991577365, 0.5360530822434132,
+     [500, 500, 138, 68, 20]),
     ("crc", "joint", 40, 0.02, 0.4375, 0.5375, [500, 177, 59, 0, 0]),
-    (
-        *("crc", "class_conditional", None, 0.01),
-        *(0.3244521698250583, 0.6585270892294647, [500, 355, 89, 32, 0]),
-    ),
-    (
-        "empirical",
-        "joint",
-        None,
-        0.01,
-        0.39130259991577365,
-        0.5750044697370883,
-        [180, 124, 38, 0, 0],
-    ),
+    ("crc", "class_conditional", None, 0.01, 0.3244521698250583, 0.6585270892294647,
+     [500, 355, 89, 32, 0]),
+    ("empirical", "joint", None, 0.01, 0.39130259991577365, 0.5750044697370883,
+     [180, 124, 38, 0, 0]),
     ("exact", "joint", None, 0.2, 0.5361771115512933, 0.5361771115512933, [500, 500, 89, 21, 0]),
     ("empirical", "class_conditional", 40, 0.3, 0.5, 0.5, [193, 177, 98, 40, 0]),
     ("exact", "joint", None, 0.001, -np.inf, np.inf, [500, 500, 89, 21, 0]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -205,13 +191,9 @@ def test_thresholds_and_curves_equal_those_of_version_0_1_to_the_bit(
     calibration, test = sample(700, 11, levels=levels), sample(500, 12, levels=levels)
     fit = ThreeWayThreshold(max_fp, max_fp / 2, 0.1, method, budget).fit(*calibration)
     assert (fit.t_lo_, fit.t_hi_, fit.crossed_) == (t_lo, t_hi, t_lo == t_hi)
-    curve = band_curve(
-        *test,
-        *([0.001, 0.004, 0.02, 0.05, 0.1], 0.5, method),
-        budget=budget,
-        calib_scores=calibration[0],
-        calib_y=calibration[1],
-    )
+    scores, y = calibration
+    levels = [0.001, 0.004, 0.02, 0.05, 0.1]
+    curve = band_curve(*test, levels, 0.5, method, budget=budget, calib_scores=scores, calib_y=y)
     assert (curve["width"] * 500).round().tolist() == in_band
 
 

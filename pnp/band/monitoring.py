@@ -14,8 +14,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit  # pyright: ignore[reportMissingTypeStubs]
 
-from pnp.band.inputs import as_labels, as_vector
-from pnp.errors import number
+from pnp.band.inputs import as_labels, as_vector, fraction
 
 # Distances in log-odds of the alternatives from the budget, each with the same weight.
 DISTANCES = np.geomspace(0.1, 8.0, 24)
@@ -58,8 +57,7 @@ def monitor(errors: ArrayLike, budget: float, alpha: float = 0.05) -> Monitored:
         >>> monitor([0] * 400, budget=0.01).state, monitor([0, 1] * 20, budget=0.1).state
         ('holds', 'violated')
     """
-    a = number("budget", budget, 0, 1, open_low=True, open_high=True)
-    threshold = -math.log(number("alpha", alpha, 0, 1, open_low=True, open_high=True))
+    a, threshold = fraction(budget, "budget"), -math.log(fraction(alpha, "alpha"))
     read = as_vector(errors, "errors")
     wrong = as_labels(read, read.size, "errors")
     against, within = _evidence(wrong, a, DISTANCES), _evidence(wrong, a, -DISTANCES)

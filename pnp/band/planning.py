@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from pnp.band.allowed import allowed_errors
 from pnp.band.cuts import cuts
-from pnp.band.inputs import BUDGETS, Budget, LabelledScores, Method, labelled_scores
+from pnp.band.inputs import BUDGETS, Budget, Method, labelled_scores
 from pnp.band.oracle import closed_form_band
 from pnp.errors import choice, whole
 
@@ -63,34 +63,26 @@ def plan(
     given = None if scores is None or y is None else labelled_scores(scores, y)
     if given is not None:
         positives = float(given.positive.mean())
-    return [_planned(n, (max_fp, max_fn), delta, method, budget, positives, given) for n in sizes]
-
-
-def _planned(
-    n: int,
-    levels: tuple[float, float],
-    delta: float,
-    method: Method,
-    budget: Budget,
-    positives: float,
-    given: LabelledScores | None,
-) -> Planned:
-    whole("sizes", n)
     # Shares of all samples that each budget counts.
     shares = (1.0, 1.0) if budget == "joint" else (1 - positives, positives)
-    counted = [max(1, round(n * share)) for share in shares]
-    k = [allowed_errors(m, a, delta, method) for m, a in zip(counted, levels, strict=True)]
-    fp, fn = ((k_ + 1) / (m + 1) for k_, m in zip(k, counted, strict=True))
-    joint = fp * shares[0], fn * shares[1]
-    if given is None:  # a rate of 0 empties the region
-        a, b = (max(rate, 1e-12) for rate in joint)
-        width = closed_form_band(k=20.0, c=0.5, a=a, b=b)["band"]
-    else:
-        total = given.values.size
-        allowed = [
-            np.array([-1 if k_ < 0 else int(rate * total)], np.int64)
-            for k_, rate in zip(k, joint, strict=True)
+    rows: list[Planned] = []
+    for n in sizes:
+        counted = [max(1, round(whole("sizes", n) * share)) for share in shares]
+        k = [
+            allowed_errors(m, level, delta, method)
+            for m, level in zip(counted, (max_fp, max_fn), strict=True)
         ]
-        cut = cuts(given.negatives, given.positives, allowed[0], allowed[1])
-        width = cut.widths(given.ordered)[0]
-    return Planned(n, k[0], k[1], fp, fn, float(width))
+        fp, fn = ((errors + 1) / (m + 1) for errors, m in zip(k, counted, strict=True))
+        joint = fp * shares[0], fn * shares[1]
+        if given is None:  # a rate of 0 empties the region
+            a, b = (max(rate, 1e-12) for rate in joint)
+            width = closed_form_band(k=20.0, c=0.5, a=a, b=b)["band"]
+        else:
+            allowed = (
+                np.array([-1 if errors < 0 else int(rate * given.values.size)], np.int64)
+                for errors, rate in zip(k, joint, strict=True)
+            )
+            cut = cuts(given.negatives, given.positives, *allowed)
+            width = float(cut.widths(given.ordered)[0])
+        rows.append(Planned(n, *k, fp, fn, width))
+    return rows

@@ -93,15 +93,17 @@ def band_report(
     both = np.array([max_fp]), np.array([max_fn])
     plugin = curve_cuts(pooled, *both, delta, "empirical", budget)
     fp, fn = curve_budgets(as_vector(levels, "levels"), max_fn / max_fp)
-    widths = {
-        "plugin": curve_cuts(pooled, fp, fn, delta, "empirical", budget).widths(pooled.ordered),
-        "certified": curve_cuts(calibration, fp, fn, delta, method, budget).widths(test.ordered),
+    ranking = curve_cuts(pooled, fp, fn, delta, "empirical", budget)
+    certified = curve_cuts(calibration, fp, fn, delta, method, budget)
+    curves = {
+        "plugin": curve(fp, ranking.widths(pooled.ordered)),
+        "certified": curve(fp, certified.widths(test.ordered)),
     }
     metrics: Metrics = {
         **_width_metrics(region, y, delta),
         "band/plugin": float(plugin.widths(pooled.ordered)[0]),
-        "band/curve_mean": float(widths["plugin"].mean()),
-        "band/curve_mean_certified": float(widths["certified"].mean()),
+        "band/curve_mean": curves["plugin"]["mean"],
+        "band/curve_mean_certified": curves["certified"]["mean"],
         **error_metrics(region, y, threshold),
         **metrics_of(test),
         **threshold_metrics(threshold),
@@ -117,9 +119,8 @@ def band_report(
     if test_eta is not None:
         eta = as_posterior(test_eta, y.size)
         metrics |= oracle_metrics(region, eta, max_fp, max_fn, budget)
-        widths["oracle"] = oracle_widths(eta, fp, fn, budget)
+        curves["oracle"] = curve(fp, oracle_widths(eta, fp, fn, budget))
     alarms = [*threshold.warnings_, *_alarms(metrics, region, test, threshold)]
-    curves = {name: curve(fp, width) for name, width in widths.items()}
     return BandReport(metrics, alarms, threshold, curves)
 
 

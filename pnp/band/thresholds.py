@@ -128,8 +128,9 @@ class ThreeWayThreshold(BaseEstimator):
                     "groups go with budget=joint or class_conditional: a share of the answers in a "
                     "group may grow as its region shrinks. Calibrate each group with fit_each."
                 )
-            return self._calibrate_answers(calibration, *levels)
-        found = [self._limits(name, group, levels) for name, group in members.items()]
+            found = [self._answered(calibration, levels)]
+        else:
+            found = [self._limits(name, group, levels) for name, group in members.items()]
         t_lo, t_hi = np.min([f.t_lo for f in found], 0), np.max([f.t_hi for f in found], 0)
         if cut is None:
             fit = joined(t_lo, t_hi, calibration.negatives, calibration.positives)
@@ -181,39 +182,33 @@ class ThreeWayThreshold(BaseEstimator):
                 )
         return _Limits(t_lo, t_hi, allowed, trivial, [*few, *easy])
 
-    def _calibrate_answers(
-        self, calibration: LabelledScores, max_fp: float, max_fn: float
-    ) -> "ThreeWayThreshold":
+    def _answered(self, calibration: LabelledScores, levels: tuple[float, float]) -> "_Limits":
+        """Limits of the regions that budgets on answers certify; they never overlap."""
         choice("method", self.method, ("exact",))
-        fit = answered_thresholds(calibration, max_fp, max_fn, fraction(self.delta, "delta"))
-        self.t_lo_, self.t_hi_, self.crossed_ = fit.t_lo, fit.t_hi, False
-        sides = {
-            "fp": (max_fp, calibration.negatives.size, fit.t_hi == math.inf, "P"),
-            "fn": (max_fn, calibration.positives.size, fit.t_lo == -math.inf, "not-P"),
-        }
-        self.k_fp_ = -1 if sides["fp"][2] else fit.errors_p
-        self.k_fn_ = -1 if sides["fn"][2] else fit.errors_not_p
-        easy = [side for side, (a, n, *_) in sides.items() if n <= a * self.n_calib_ * SLACK]
-        self.trivial_ = "both" if len(easy) == 2 else "".join(easy)
-        few = [
-            f"too few: no region {region} could be certified for max_{side}={a:g}: it needs "
-            f"{least_answers(a, self.delta)} calibration samples without an error, more with some; "
-            f"region {region} is empty. Add samples or raise max_{side} or delta."
-            for side, (a, _, empty, region) in sides.items()
-            if empty
-        ]
-        trivial = [
-            f"trivial: max_{side}={a:g} is met by calling every sample {region}."
-            for side, (a, _, _, region) in sides.items()
-            if side in easy
-        ]
-        self.warnings_ = [*few, *trivial, *_tied(calibration)]
-        self.guarantee_ = (
-            f"With probability >= {1 - self.delta:g} over the draw of the {self.n_calib_} "
-            f"calibration samples: P(Y=0 | in P) <= {max_fp:g} and P(Y=1 | in not-P) <= "
-            f"{max_fn:g}, for samples from the same distribution."
+        fit = answered_thresholds(calibration, *levels, fraction(self.delta, "delta"))
+        sides = (
+            ("fp", "P", calibration.negatives.size, fit.t_hi == math.inf, fit.errors_p),
+            ("fn", "not-P", calibration.positives.size, fit.t_lo == -math.inf, fit.errors_not_p),
         )
-        return self
+        few: list[str] = []
+        easy: list[str] = []
+        trivial: list[str] = []
+        for (side, region, count, empty, _), level in zip(sides, levels, strict=True):
+            if empty:
+                few.append(
+                    f"too few: no region {region} could be certified for max_{side}={level:g}: it "
+                    f"needs {least_answers(level, self.delta)} calibration samples without an "
+                    f"error, more with some; region {region} is empty. Add samples or raise "
+                    f"max_{side} or delta."
+                )
+            if count <= level * calibration.values.size * SLACK:
+                trivial.append(side)
+                easy.append(
+                    f"trivial: max_{side}={level:g} is met by calling every sample {region}."
+                )
+        allowed = [-1 if empty else errors for *_, empty, errors in sides]
+        limits = np.array([fit.t_lo]), np.array([fit.t_hi])
+        return _Limits(*limits, allowed, trivial, [*few, *easy])
 
     def predict(self, scores: ArrayLike) -> Int8[np.ndarray, " n"]:
         """Return 1 in P, 0 in not-P and `abstain_value` in the band, of shape (n,).
@@ -235,8 +230,10 @@ class ThreeWayThreshold(BaseEstimator):
 
     def _guarantee(self) -> str:
         given = "and" if self.budget == "joint" else "|"
-        fp = f"P(in P {given} Y=0) <= {self.max_fp:g}"
-        fn = f"P(in not-P {given} Y=1) <= {self.max_fn:g}"
+        fp, fn = f"P(in P {given} Y=0)", f"P(in not-P {given} Y=1)"
+        if self.budget == "answered":
+            fp, fn = "P(Y=0 | in P)", "P(Y=1 | in not-P)"
+        fp, fn = f"{fp} <= {self.max_fp:g}", f"{fn} <= {self.max_fn:g}"
         each = f"in each of the groups {', '.join(self.groups_)}: " if self.groups_ else ""
         if self.method == "exact":
             return (
