@@ -127,9 +127,9 @@ def read(
         )
     if known is not None:
         found["train"]["labels"] = known
-    pairs = ((part, (a.get("images"), a.get("labels"))) for part, a in found.items())
     names = loaded["classes"].astype(str).tolist() if "classes" in loaded else None
-    return {part: pair for part, pair in pairs if pair[0] is not None}, names
+    pairs = {part: (a["images"], a.get("labels")) for part, a in found.items() if "images" in a}
+    return pairs, names
 
 
 def _load(file: str | Path, key: str) -> Any:

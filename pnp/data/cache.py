@@ -100,9 +100,7 @@ def cached(
             "data.cache",
             skip_corrupt=skip_corrupt,
         )
-        good = torch.ones(len(images), dtype=torch.bool)
-        good[list(bad)] = False
-        kept = kept[good]
+        kept = kept[~torch.isin(kept, torch.tensor(list(bad)))]
     names = images.names.take(kept)
     content = torch.tensor(record["content"], dtype=torch.int64)[kept]
     return ArrayImages(images.root, names, images.size, array=file, rows=kept), kept, content

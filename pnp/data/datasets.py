@@ -32,7 +32,8 @@ def fashion_mnist(root: str | Path | None = None) -> dict[str, ImageSet]:
     home = _home(root)
     raw = home / "FashionMNIST" / "raw"
     places = [*([home] if root else []), raw, DEBIAN]
-    where = next((place for place in places if _has_fashion(place)), None)
+    names = [f"{prefix}-images-idx3-ubyte" for prefix in FASHION_FILES.values()]
+    where = next((p for p in places if all(_idx_file(p, name) for name in names)), None)
     if where is None:
         try:
             from torchvision.datasets import FashionMNIST
@@ -46,10 +47,6 @@ def fashion_mnist(root: str | Path | None = None) -> dict[str, ImageSet]:
             ) from None
         where = raw
     return {part: _fashion_part(where, part) for part in FASHION_FILES}
-
-
-def _has_fashion(place: Path) -> bool:
-    return all(_idx_file(place, f"{p}-images-idx3-ubyte") for p in FASHION_FILES.values())
 
 
 def _idx_file(place: Path, name: str) -> Path | None:

@@ -18,11 +18,10 @@ def describe(data: DataModule) -> list[str]:
     labels = [split.labels for split in data.splits.values() if split.labels is not None]
     total = sum(map(len, data.splits.values()))
     if not data.classes or not labels:
-        words = "no classes"
         hints = []
         if data.dataset == "image_folder" and data.labels == "auto":
             hints = ["no class folders (it takes two): data.labels=FILE.csv brings labels"]
-        return [f"{total:,} images {shape} · {words} · {sizes}", *hints]
+        return [f"{total:,} images {shape} · no classes · {sizes}", *hints]
     counts = torch.bincount(torch.cat(labels), minlength=len(data.classes)).tolist()
     low, high = min(counts), max(counts)
     each = f"{low:,} each" if low == high else f"{low:,} to {high:,} images each"
@@ -45,9 +44,9 @@ def _hints(data: DataModule, counts: Sequence[int]) -> list[str]:
             "accuracy on them says little"
         )
     test = data.splits["test"].labels
-    unseen = set(range(len(names))) - set([] if test is None else test.tolist())
-    if unseen and test is not None:
-        hints.append(f"no test image of {_some([names[i] for i in sorted(unseen)])}")
+    unseen = [] if test is None else sorted(set(range(len(names))) - set(test.tolist()))
+    if unseen:
+        hints.append(f"no test image of {_some([names[i] for i in unseen])}")
     return hints
 
 

@@ -107,10 +107,9 @@ def _from_cache(
     images, kept, content = cached(whole.images, folder, skip_corrupt=skip_corrupt)
     place = torch.full((len(whole),), -1)
     place[kept] = torch.arange(len(kept))
-    found, start = {}, 0
-    for part, old in sets.items():
-        mine = place[start : start + len(old)]
-        start += len(old)
+    found = {}
+    pieces = place.split([len(part) for part in sets.values()])
+    for (part, old), mine in zip(sets.items(), pieces, strict=True):
         read = (mine >= 0).nonzero().flatten()
         place_of = mine[read]
         found[part] = replace(

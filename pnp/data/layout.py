@@ -35,8 +35,7 @@ def part_folders(root: Path, *, labelled: bool = True) -> dict[str, Path]:
     found: dict[str, list[Path]] = {}
     others = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        part = PARTS.get(folder.name.lower())
-        if part:
+        if part := PARTS.get(folder.name.lower()):
             found.setdefault(part, []).append(folder)
         elif not folder.name.startswith((".", "__")):
             others.append(folder.name)
@@ -107,13 +106,13 @@ def read_labels(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"data.labels={file} cannot be read as csv: {error}.") from error
     head = [word.strip().lower() for word in lines[0]] if lines else []
-    columns = [next((head.index(w) for w in words if w in head), None) for words in (FILE, LABEL)]
-    if None in columns:
+    known = FILE, LABEL, PART
+    columns = [next((head.index(word) for word in words if word in head), None) for words in known]
+    if None in columns[:2]:
         raise UserError(
             f"data.labels={file} has the columns {', '.join(head) or 'none'}; expected a header "
             f"with one of {', '.join(FILE)} and one of {', '.join(LABEL)}."
         )
-    columns.append(next((head.index(word) for word in PART if word in head), None))
     place, labels, parts, missing = _lookup(names), dict[str, str](), dict[str, str](), 0
     for number, line in enumerate(lines[1:], 2):
         cells = [line[c].strip() if c is not None and c < len(line) else "" for c in columns]

@@ -49,17 +49,12 @@ def read_votes(
                 f"folder.{near(unknown[0], classes)} Classes: {', '.join(classes[:20])}."
             )
         given[key] = [number[row[v]] for v in votes]
-    found, bare = [], []
-    for name in names:
-        votes_of = given.get(name) or given.get(name.rpartition(".")[0])
-        if votes_of is None:
-            bare.append(name)
-        else:
-            found.append(votes_of)
+    found = {name: given.get(name) or given.get(name.rpartition(".")[0]) for name in names}
+    bare = [name for name, numbers in found.items() if numbers is None]
     if bare:
         raise UserError(
-            f"data.votes={file} has no votes for {len(bare):,} of {len(bare) + len(found):,} "
-            f"images, such as {bare[0]}. Every image needs them: let data.root be the folder whose "
-            "class folders the file speaks of, such as ROOT/train."
+            f"data.votes={file} has no votes for {len(bare):,} of {len(found):,} images, such as "
+            f"{bare[0]}. Every image needs them: let data.root be the folder whose class folders "
+            "the file speaks of, such as ROOT/train."
         )
-    return torch.tensor(found)
+    return torch.tensor(list(found.values()))
