@@ -115,8 +115,9 @@ def test_files_of_arrays_bring_their_parts_and_the_names_of_others(tmp_path):
     np.savez(tmp_path / "keras.npz", **parts)
     assert set(arrays.parts(tmp_path / "keras.npz")) == {"train", "test"}
     for validation in ("val", "validation"):
-        medical = {f"{part}_{kind}": LAST if kind == "images" else np.arange(12)[:, None]
-                   for part in ("train", validation, "test") for kind in ("images", "labels")}  # fmt: skip
+        names = ("train", validation, "test")
+        medical = {f"{name}_images": LAST for name in names}
+        medical |= {f"{name}_labels": np.arange(12)[:, None] for name in names}
         np.savez(tmp_path / "medical.npz", **medical)
         splits = DataModule("array", images=str(tmp_path / "medical.npz")).splits
         assert [len(splits[name]) for name in ("train", "validation", "calibration", "test")] == [
