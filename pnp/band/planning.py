@@ -84,5 +84,5 @@ def plan(
             )
             cut = cuts(given.negatives, given.positives, *allowed)
             width = float(cut.widths(given.ordered)[0])
-        rows.append(Planned(n, *k, fp, fn, width))
+        rows.append(Planned(n, k[0], k[1], fp, fn, width))
     return rows
