@@ -43,6 +43,31 @@ def test_parts_without_train_are_no_classes_and_two_spellings_of_one_part_are_re
         folder.parts(tmp_path, 8)
 
 
+def test_a_folder_around_the_folders_is_gone_into_and_said(tmp_path, caplog):
+    write(tmp_path / "data" / "data", some("cat") + some("dog"))
+    (tmp_path / "data" / "README.txt").write_text("pets")
+    part = folder.parts(tmp_path, 8)["train"]
+    assert part.classes == ("cat", "dog")
+    assert part.images.names[0] == "data/data/cat/0.png"
+    assert "its folders are read in" in caplog.text
+    write(tmp_path / "data" / "data", some("train/cat") + some("train/dog"))
+    assert len(folder.parts(tmp_path, 8)["train"]) == 8
+    write(tmp_path / "one", some("album/only"))
+    assert folder.parts(tmp_path / "one", 8)["train"].classes == ()
+    assert folder.parts(tmp_path, 8, labelled=False)["train"].classes == ()
+
+
+def test_a_stray_image_does_not_unmake_classes_and_many_do(tmp_path, caplog):
+    write(tmp_path, [*some("cat", 6), *some("dog", 6), "cover.png"])
+    part = folder.parts(tmp_path, 8)["train"]
+    assert (part.classes, len(part)) == (("cat", "dog"), 12)
+    assert "1 beside the class folders left out (cover.png); data.labels=none" in caplog.text
+    assert len(folder.parts(tmp_path, 8, labelled=False)["train"]) == 13
+    write(tmp_path, ["back.png"])
+    assert (part := folder.parts(tmp_path, 8)["train"]).classes == ()
+    assert len(part) == 14
+
+
 def test_a_class_may_be_called_test(tmp_path):
     write(tmp_path, some("test") + some("control"))
     assert folder.parts(tmp_path, 8)["train"].classes == ("control", "test")

@@ -12,7 +12,7 @@ from pnp.console import printable
 from pnp.data.cache import cached
 from pnp.data.files import FolderImages, contents, readable
 from pnp.data.imageset import ImageSet, concatenate
-from pnp.data.layout import in_order, part_folders, read_labels, usual_size
+from pnp.data.layout import PARTS, in_order, part_folders, read_labels, usual_size
 from pnp.data.names import Names
 from pnp.data.votes import read_votes
 from pnp.errors import UserError
@@ -39,7 +39,8 @@ def parts(
     """The images below `root`: {"train": all} or the official parts train, validation, test.
 
     The first folder below a part is the class, when every image lies in one and there are at least
-    two; otherwise the images have no labels. Hidden files and folders are left out.
+    two; otherwise the images have no labels. Where fewer than a tenth lie beside class folders,
+    they are left out. Hidden files and folders are left out.
 
     Args:
         root: the folder.
@@ -59,8 +60,11 @@ def parts(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder. Expected: {LAYOUTS}.")
-    folders = part_folders(root, labelled=labelled and labels is None)
+    by_folder = labelled and labels is None
+    folders = part_folders(_unwrapped(root) if by_folder else root, labelled=by_folder)
     names = {part: image_names(path) for part, path in folders.items()}
+    if by_folder:
+        names = {part: _without_strays(folders[part], found) for part, found in names.items()}
     for part, found in names.items():
         if not found:
             raise UserError(f"No images in {folders[part]}. Expected: {LAYOUTS}.")
@@ -75,7 +79,7 @@ def parts(
             files = _given_parts(everything, given)
         words = {part: [word[name] for name in found] for part, found in files.items()}
         classes = in_order(set(word.values()))
-    elif labelled and (classes := _classes(names, folders)):
+    elif by_folder and (classes := _classes(names, folders)):
         words = {part: [_class(name) for name in found] for part, found in names.items()}
     number = {name: i for i, name in enumerate(classes)}
     if size is None:
@@ -175,6 +179,38 @@ def _given_parts(names: Sequence[str], given: Mapping[str, str]) -> dict[str, li
     if not parts["train"]:
         raise UserError("data.labels gives no image to train: mark some rows as train.")
     return parts
+
+
+def _unwrapped(root: Path) -> Path:
+    """The folder of classes or parts inside `root`, where an archive put it into others of its own.
+
+    A folder is gone into while no image and no other folder lies beside it.
+    """
+    inner = root
+    while True:
+        inside = [path for path in inner.iterdir() if not path.name.startswith((".", "__"))]
+        folders = [path for path in inside if path.is_dir()]
+        if len(folders) > 1:
+            if inner != root:
+                log.warning("%s: its folders are read in %s", root, inner)
+            return inner
+        images = any(path.name.lower().endswith(SUFFIXES) for path in inside)
+        if images or not folders or folders[0].is_symlink() or folders[0].name.lower() in PARTS:
+            return root
+        (inner,) = folders
+
+
+def _without_strays(folder: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The images in class folders, where fewer than a tenth lie beside these; else all."""
+    inside = tuple(name for name in names if "/" in name)
+    strays = [name for name in names if "/" not in name]
+    if not strays or 10 * len(strays) >= len(names) or len({_class(name) for name in inside}) < 2:
+        return names
+    log.warning(
+        "%s: %d beside the class folders left out (%s); data.labels=none takes every image",
+        folder, len(strays), ", ".join(map(printable, strays[:3])),
+    )  # fmt: skip
+    return inside
 
 
 def _class(name: str) -> str:
