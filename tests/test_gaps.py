@@ -112,7 +112,7 @@ def test_many_gaps_are_one_line_and_known_ones_are_not_said_again(caplog):
     gaps = Gaps()
     many = {f"concept {i}": "train holds P alone" for i in range(20)}
     for _ in range(3):
-        gaps.add_all(many)
+        gaps.add(many)
     assert gaps == many
     (line,) = caplog.messages
     assert line == ("concept 0, concept 1, concept 2 and 17 more are left out: train holds P alone")

@@ -1,8 +1,9 @@
 """Pictures of bands: curves, scores, η, classes, images and regions."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,29 +60,28 @@ def draw_bands(
     concept = next((name for name, share in shares.items() if 0 < share < 1), next(iter(own)))
     band = own[concept]
     eta = None if test.eta is None else test.eta.numpy()[band.index]
-    drawings: dict[str, Callable[[Path], str]] = {
-        "band_width.svg": lambda file: draw_curves(file, bands),
-        "band_scores.svg": lambda file: draw_scores(file, own, OWNERS.get(main, main)),
-    }
+    captions = dict[str, str | None]()
+
+    def draw(name: str, work: Callable[..., str], *args: Any) -> None:
+        what = f"the picture {name}"
+        captions[Path(name).stem] = gaps.attempt(what, work, folder / name, *args)
+
+    draw("band_width.svg", draw_curves, bands)
+    draw("band_scores.svg", draw_scores, own, OWNERS.get(main, main))
     if eta is not None:
-        drawings["band_eta.svg"] = lambda file: draw_posterior(file, concept, band, eta, budgets)
+        draw("band_eta.svg", draw_posterior, concept, band, eta, budgets)
     if test.classes:
-        drawings["band_classes.svg"] = lambda file: draw_classes(file, own, test.classes)
-    drawings["band_images.png"] = lambda file: draw_images(file, concept, band, test.batch, eta)
-    drawings["band_regions.png"] = lambda file: draw_regions(file, concept, band, plane)
-    return {
-        name.partition(".")[0]: gaps.attempt(
-            f"the picture {name}", lambda name=name, draw=draw: draw(folder / name)
-        )
-        for name, draw in drawings.items()
-    }
+        draw("band_classes.svg", draw_classes, own, test.classes)
+    draw("band_images.png", draw_images, concept, band, test.batch, eta)
+    draw("band_regions.png", draw_regions, concept, band, plane)
+    return captions
 
 
 def draw_curves(file: Path, bands: Bands) -> str:
     """Band width against allowed error: one panel per concept, one colour per network."""
     concepts = list(dict.fromkeys(concept for own in bands.values() for concept in own))
-    figure, panels = axes_grid(len(concepts[:PANELS]), _height(concepts))
-    for axis, concept in zip(panels, concepts, strict=False):
+    figure, panels = _panels(concepts)
+    for concept, axis in panels.items():
         oracle = None
         for owner, own in bands.items():
             if concept not in own:
@@ -94,8 +94,7 @@ def draw_curves(file: Path, bands: Bands) -> str:
                 axis.plot(curve["level"], curve["width"], style, color=colour, label=label, lw=1.3)
         if oracle is not None:
             axis.plot(oracle["level"], oracle["width"], ":", color="black", lw=1.5, label="oracle")
-        axis.set_title(short(concept, 20 if len(panels) == 1 else 13))
-    axis = panels[0]
+    axis = panels[concepts[0]]
     axis.set(xscale="log", ylim=(0, 1.02), yticks=(0, 0.5, 1))
     axis.set_xticks((1e-3, 1e-2, 1e-1), ("0.1", "1", "10"))
     axis.set_xticks((), minor=True)
@@ -112,12 +111,11 @@ def draw_scores(file: Path, bands: Mapping[str, ConceptBand], owner: str) -> str
     """Histograms of test logits of P and ¬P (log counts), the certified band shaded."""
     from matplotlib.ticker import NullLocator
 
-    figure, panels = axes_grid(len(list(bands)[:PANELS]), _height(bands))
-    drawn = dict(zip(bands, panels, strict=False))
-    scores = np.concatenate([bands[concept].scores for concept in drawn])
+    figure, panels = _panels(bands)
+    scores = np.concatenate([bands[concept].scores for concept in panels])
     low, high = np.quantile(scores, [0.001, 0.999])
     bins = np.linspace(low, high, 60)
-    for concept, axis in drawn.items():
+    for concept, axis in panels.items():
         band = bands[concept]
         for value, colour, label in ((0, NOT_P, "¬P"), (1, P, "P")):
             counts = np.histogram(np.clip(band.scores[band.y == value], low, high), bins)[0]
@@ -125,11 +123,11 @@ def draw_scores(file: Path, bands: Mapping[str, ConceptBand], owner: str) -> str
         threshold = band.report.threshold
         edges = np.clip([threshold.t_lo_, threshold.t_hi_], low, high)
         axis.axvspan(*edges, color=BAND, alpha=0.3, linewidth=0, label="band, certified")
-        axis.set_title(short(concept, 20 if len(panels) == 1 else 13))
-    panels[0].set(yscale="log", ylim=(0.7, None))
-    panels[0].yaxis.set_major_formatter("{x:g}")
-    panels[0].yaxis.set_minor_locator(NullLocator())  # minor ticks cost more than the rest
-    name_axes(figure, panels[0], "logit", "test images")
+    axis = panels[next(iter(bands))]
+    axis.set(yscale="log", ylim=(0.7, None))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())  # minor ticks cost more than the rest
+    name_axes(figure, axis, "logit", "test images")
     save(figure, file)
     return f"Test logits of P and ¬P under the {owner}, certified band shaded" + _rest(bands)
 
@@ -245,12 +243,14 @@ def draw_images(
     }
     rows = []
     for heading, items in chosen.items():
-        pictures = images(torch.from_numpy(band.index[items])) if len(items) else torch.empty(0)
+        if not len(items):
+            rows.append((f"{heading.split(':')[0]}: none", [], []))
+            continue
+        pictures = images(torch.from_numpy(band.index[items])).permute(0, 2, 3, 1).cpu().numpy()
         words = [
             f"{band.scores[i]:+.1f}" + ("" if eta is None else f"\nη {eta[i]:.2f}") for i in items
         ]
-        shown = pictures.permute(0, 2, 3, 1).cpu().numpy() / 255 if len(items) else []
-        rows.append((heading if len(items) else f"{heading.split(':')[0]}: none", shown, words))
+        rows.append((heading, pictures / 255, words))
     draw_sheet(file, rows)
     given = "logit" if eta is None else "logit and η = Pr(P | image)"
     return f"Concept “{concept}”: test images in the band and the worst errors, with their {given}."
@@ -275,8 +275,13 @@ def draw_regions(file: Path, concept: str, band: ConceptBand, plane: Tensor) -> 
     return f"Concept “{concept}”: features of test images in the principal plane, by region."
 
 
-def _height(concepts: Sized) -> float:
-    return 2.8 if len(concepts) == 1 else 1.4
+def _panels(concepts: Collection[str]) -> tuple[Any, dict[str, Any]]:
+    """A figure with an axis for each of the first `PANELS` concepts."""
+    drawn = list(concepts)[:PANELS]
+    figure, axes = axes_grid(len(drawn), 2.8 if len(drawn) == 1 else 1.4)
+    for concept, axis in zip(drawn, axes, strict=True):
+        axis.set_title(short(concept, 20 if len(drawn) == 1 else 13))
+    return figure, dict(zip(drawn, axes, strict=True))
 
 
 def _rest(concepts: Sized) -> str:

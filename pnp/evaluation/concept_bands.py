@@ -22,7 +22,7 @@ from pnp.data import DataModule
 from pnp.errors import UserError
 from pnp.evaluation.gaps import Gaps
 from pnp.evaluation.probes import L2_GRID, Space, concept_heads
-from pnp.results import MEAN, Row
+from pnp.results import MEAN, Row, find
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -163,7 +163,7 @@ def concept_bands(
     reasons = [_unusable(targets, k) for k in range(len(targets.names))]
     usable = [k for k, reason in enumerate(reasons) if reason is None]
     unusable = zip(targets.names, reasons, strict=True)
-    (Gaps() if gaps is None else gaps).add_all({f"concept {n}": r for n, r in unusable if r})
+    (Gaps() if gaps is None else gaps).add({f"concept {n}": r for n, r in unusable if r})
     if not usable:
         return {}
     place = space.mean.device
@@ -210,7 +210,7 @@ def band_rows(bands: Bands) -> list[Row]:
     """Rows of every finite number of every band, and of the mean width over concepts."""
     rows = []
     for owner, concepts in bands.items():
-        means: dict[str, list[float]] = {"width": [], "plugin": []}
+        own = []
         for concept, band in concepts.items():
             metrics = {
                 key.removeprefix("band/"): float(value)
@@ -220,12 +220,11 @@ def band_rows(bands: Bands) -> list[Row]:
             interval = metrics.pop("width_lo"), metrics.pop("width_hi")
             for metric, value in metrics.items():
                 ends = interval if metric == "width" else (None, None)
-                rows.append(Row("", "test", "band", owner, concept, metric, value, *ends))
-            for metric, values in means.items():
-                values.append(metrics[metric])
-        for metric, values in means.items() if concepts else ():
-            mean = sum(values) / len(values)
-            rows.append(Row("", "test", "band", owner, MEAN, metric, mean))
+                own.append(Row("", "test", "band", owner, concept, metric, value, *ends))
+        for metric in ("width", "plugin") if concepts else ():
+            values = [row.value for row in find(own, metric=metric)]
+            own.append(Row("", "test", "band", owner, MEAN, metric, sum(values) / len(values)))
+        rows += own
     return rows
 
 

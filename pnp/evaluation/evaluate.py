@@ -89,7 +89,7 @@ def evaluate_networks(
     by_owner: dict[str, Tensor] = {}
     for owner, stored, embeddings in representations:
         if odd := [name for name, part in stored.items() if not part.isfinite().all()]:
-            gaps.add(owner, f"its features of {', '.join(odd)} are not all finite.")
+            gaps.add({owner: f"its features of {', '.join(odd)} are not all finite."})
             continue
         by_owner[owner] = stored[split]
         place = probe_device(stored, setting.device)
@@ -100,7 +100,7 @@ def evaluate_networks(
         if labels is None:
             network = networks[owner] if owner in networks else references[owner]
             asked = network, setting, protocol, owner
-            probes += gaps.attempt(f"{owner}, matched views", lambda a=asked: match_views(*a)) or []
+            probes += gaps.attempt(f"{owner}, matched views", match_views, *asked) or []
         rows += probes if owner in networks else find(probes, split="test")
         for kind, z in (("features", features), ("embeddings", embeddings)):
             if z is not None and owner in networks:
@@ -109,7 +109,7 @@ def evaluate_networks(
                 rows += _geometry(some, few, split, kind, owner, gaps)
         if targets is not None and budgets is not None:
             arguments = rotated, space, targets, budgets, labels, protocol.l2, gaps
-            own = gaps.attempt(f"{owner}, bands", lambda a=arguments: concept_bands(*a))
+            own = gaps.attempt(f"{owner}, bands", concept_bands, *arguments)
             bands |= {owner: own} if own else {}
         write_json(folder / PARTIAL, to_metrics(rows))
     if bands:
@@ -142,7 +142,7 @@ def _geometry(
 ) -> list[Row]:
     """Rows of the measures of some vectors."""
     what = f"{owner}, geometry of {kind}"
-    measures = gaps.attempt(what, lambda: geometry.describe_fully(z, labels)) or {}
+    measures = gaps.attempt(what, geometry.describe_fully, z, labels) or {}
     return [Row("", split, kind, owner, "", key, value) for key, value in measures.items()]
 
 
@@ -155,23 +155,13 @@ def _draw(
     protocol: Protocol,
     gaps: Gaps,
 ) -> None:
-    """Replace the pictures; one that cannot be drawn costs nothing else.
-
-    Args:
-        folder: of the pictures.
-        main: the network that they show.
-        features: owner -> its features of the split that is reported.
-        bands: of all networks.
-        setting: images and views.
-        protocol: its budgets, and the split that is reported.
-        gaps: where failures are noted.
-    """
+    """Replace the pictures; `features` are those of the split that is reported, by owner."""
     folder.mkdir(exist_ok=True)
     for old in (*folder.glob("*.png"), *folder.glob("*.svg")):
         old.unlink()
     data, captions = setting.data, dict[str, str | None]()
     captions["views"] = gaps.attempt(
-        "the picture of the views", lambda: _draw_views(folder / "views.png", setting)
+        "the picture of the views", _draw_views, folder / "views.png", setting
     )
     main = main if main in features else next(iter(features), "")
     if main:
@@ -179,10 +169,8 @@ def _draw(
         plane, share = principal_plane(features[main][:POINTS])
         labels = data.splits[split].labels
         few = None if labels is None else labels[:POINTS]
-        captions["pca"] = gaps.attempt(
-            "the picture of the features",
-            lambda: draw_pca(folder / "pca.png", plane, share, few, data.classes, split),
-        )
+        drawn = folder / "pca.png", plane, share, few, data.classes, split
+        captions["pca"] = gaps.attempt("the picture of the features", draw_pca, *drawn)
         if main in bands and protocol.budgets is not None:
             test = data.splits["test"]
             captions |= draw_bands(folder, bands, main, plane, test, protocol.budgets, gaps)

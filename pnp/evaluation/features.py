@@ -87,27 +87,23 @@ def remembered(
     key: str,
     outputs: int,
     make: Callable[[], list[Tensor]],
-    *,
-    shared: bool = False,
 ) -> list[Tensor]:
     """Memory-map what an earlier `make()` left in `folder`, or call it and keep the result.
 
-    Several processes may share a folder.
+    Several jobs may share a folder. Of a distributed run all processes call this: rank 0 decides,
+    reads and writes, the others only help to make; they get nothing where nothing had to be made.
 
     Args:
         folder: the cache; None makes anew each time.
         key: names weights, preprocessing and images.
         outputs: how many tensors `make` returns.
         make: the work.
-        shared: all processes call this: rank 0 decides, reads and writes, the others only help to
-            make; they get nothing where nothing had to be made.
     """
     if folder is None:
         return make()
     files = [folder / f"{key}-{i}.npy" for i in range(outputs)]
-    there = all(file.exists() for file in files)
-    there = broadcast(there) if shared else there
-    if shared and rank() > 0:
+    there = broadcast(all(file.exists() for file in files))
+    if rank() > 0:
         return [] if there else make()
     if not there:
         folder.mkdir(parents=True, exist_ok=True)

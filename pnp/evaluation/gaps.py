@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pnp.errors import UserError
 from pnp.files import is_disk_full
@@ -13,11 +13,7 @@ T = TypeVar("T")
 class Gaps(dict[str, str]):
     """Reasons by what is missing: `{"teacher, linear": "…"}`; `gaps.json` of a run directory."""
 
-    def add(self, what: str, reason: str) -> None:
-        """Note a gap, and say so."""
-        self.add_all({what: reason})
-
-    def add_all(self, reasons: Mapping[str, str]) -> None:
+    def add(self, reasons: Mapping[str, str]) -> None:
         """Note gaps, and say in one line which of them are new."""
         new = [what for what in reasons if what not in self]
         self.update(reasons)
@@ -27,15 +23,15 @@ class Gaps(dict[str, str]):
         verb = "is" if len(new) == 1 else "are"
         logging.getLogger(__name__).warning("%s %s left out: %s", names, verb, reasons[new[0]])
 
-    def attempt(self, what: str, work: Callable[[], T]) -> T | None:
-        """Return `work()`, or None where it fails: then the gap is noted."""
+    def attempt(self, what: str, work: Callable[..., T], *args: Any, **options: Any) -> T | None:
+        """Return `work(*args, **options)`, or None where it fails: then the gap is noted."""
         try:
-            return work()
+            return work(*args, **options)
         except Warning:  # python -W error asked for it
             raise
         except Exception as error:
             if is_disk_full(error):  # nothing else can be written either
                 raise
             reason = str(error) if isinstance(error, UserError) else ""
-            self.add(what, reason or f"{type(error).__name__}: {error}")
+            self.add({what: reason or f"{type(error).__name__}: {error}"})
             return None

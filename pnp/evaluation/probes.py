@@ -134,7 +134,6 @@ def minimise(
     space: Space,
     l2: Float[Tensor, " k"],
     start: LinearProbe | None = None,
-    max_iter: int = 200,
 ) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
     """Weight and bias at the minimum of `loss(weight, bias) + Σ_k l2_k/2 ‖w_k‖²`, by L-BFGS.
 
@@ -145,7 +144,7 @@ def minimise(
     scaled = (torch.zeros_like(step) if start is None else start.weight / step).requires_grad_()
     bias = (torch.zeros_like(l2) if start is None else start.bias.clone()).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [scaled, bias], max_iter=max_iter, tolerance_grad=1e-5, tolerance_change=1e-6,
+        [scaled, bias], max_iter=200, tolerance_grad=1e-5, tolerance_change=1e-6,
         history_size=10, line_search_fn="strong_wolfe",
     )  # fmt: skip
 

@@ -149,7 +149,6 @@ def split_features(
             f"{name}-{_images(data.splits[name])}-{weights}" if cache else "",
             outputs,
             lambda name=name: extract(network, data.splits[name], plain, shared=True, **extraction),
-            shared=True,
         )
         for name in splits
     }
@@ -187,28 +186,28 @@ def probe(
     if not labels:
         return []
     classes = len(data.classes)
-    knn: Any = {"classes": classes, "temperature": protocol.temperature}
-    bank = features["train"], labels["train"]
-    held_out = features["validation"], labels["validation"]
     train = rotated["train"], labels["train"]
     validation = rotated["validation"], labels["validation"]
     fit = partial(linear_probe, validation=validation, space=space, classes=classes)
+
+    def neighbours(bank: Tensor, truth: Tensor, queries: Tensor) -> Tensor:
+        k = min(protocol.k, len(bank))
+        return knn_votes(
+            bank, truth, queries, classes=classes, k=k, temperature=protocol.temperature
+        )
+
     rows: list[Row] = []
-    votes = gaps.attempt(
-        f"{owner}, knn on validation",
-        lambda: knn_votes(*bank, held_out[0], k=min(protocol.k, len(bank[0])), **knn),
-    )
+    asked = features["train"], labels["train"], features["validation"]
+    votes = gaps.attempt(f"{owner}, knn on validation", neighbours, *asked)
     if votes is not None:
-        accuracy = float((votes.argmax(1) == held_out[1]).float().mean())
+        accuracy = float((votes.argmax(1) == labels["validation"]).float().mean())
         rows.append(Row("", "validation", "probe", owner, "", "knn", accuracy))
-    linear = gaps.attempt(
-        f"{owner}, linear", lambda: fit(train, grid=protocol.l2, refit=protocol.test)
-    )
+    linear = gaps.attempt(f"{owner}, linear", fit, train, grid=protocol.l2, refit=protocol.test)
     if linear is not None:
         rows.append(Row("", "validation", "probe", owner, "", "linear", linear.validation))
     if not protocol.test:
         return rows
-    bank_all, truth_all = (torch.cat([part[name] for name in FIT]) for part in (features, labels))
+    bank, known = (torch.cat([part[name] for name in FIT]) for part in (features, labels))
     queries, truth = (torch.cat([part[name] for name in REPORT]) for part in (features, labels))
     turned = torch.cat([rotated[name] for name in REPORT])
 
@@ -217,13 +216,9 @@ def probe(
         grid = (1.0, 0.1, *protocol.l2)  # few labels want more regularisation
         return fit((train[0][few], train[1][few]), grid=grid, refit=False).logits(turned)
 
-    work: dict[str, Callable[[], Tensor]] = {
-        "knn": lambda: knn_votes(
-            bank_all, truth_all, queries, k=min(protocol.k, len(bank_all)), **knn
-        )
-    }
+    work: dict[str, Callable[[], Tensor]] = {"knn": partial(neighbours, bank, known, queries)}
     if linear is not None:
-        work["linear"] = lambda: linear.logits(turned)
+        work["linear"] = partial(linear.logits, turned)
     for fraction in protocol.fractions:
         work[f"linear_{100 * fraction:g}pct"] = partial(few_labels, fraction)
     for name, scores in work.items():
