@@ -82,7 +82,7 @@ def to_rows(metrics: Mapping[str, float]) -> list[Row]:
         if end in ("ci_low", "ci_high") and stem in metrics:
             continue
         low, high = metrics.get(f"{key}/ci_low"), metrics.get(f"{key}/ci_high")
-        row = Row(**_parse(key), value=value, low=low, high=high)
+        row = Row(*_fields(key), value, low, high)
         if row.key != key:  # it only looks like one of ours
             row = Row("", "", OTHER, "", "", key, value, low, high)
         rows.append(row)
@@ -174,27 +174,22 @@ def logged_best(logged: Mapping[str, Any], key: str) -> tuple[str, float] | None
 
 
 @cache  # the runs of a report share their keys
-def _parse(key: str, data: str = "") -> dict[str, str]:
-    """The fields of a row that its key tells."""
+def _fields(key: str, data: str = "") -> tuple[str, str, str, str, str, str]:
+    """Data, split, kind, owner, concept and metric that a key names."""
     match key.split("/"):
         case ["validation" | "test" as split, metric, owner] if owner in OWNERS:
-            fields = (split, "probe", owner, "", metric)
+            return data, split, "probe", owner, "", metric
         case ["reference", owner, metric] if owner in REFERENCES:
-            fields = ("test", "probe", owner, "", metric)
+            return data, "test", "probe", owner, "", metric
         case [
             "validation" | "test" as split,
             "features" | "embeddings" as kind,
             owner,
             metric,
         ] if owner in OWNERS:
-            fields = (split, kind, owner, "", metric)
+            return data, split, kind, owner, "", metric
         case ["band", concept, owner, *metric] if owner in OWNERS and metric:
-            fields = ("test", "band", owner, concept, "/".join(metric))
+            return data, "test", "band", owner, concept, "/".join(metric)
         case [first, *rest] if rest and not data:
-            return _parse("/".join(rest), first)
-        case _:
-            fields = ("", OTHER, "", "", f"{data}/{key}" if data else key)
-            data = ""
-    return dict(zip(("split", "kind", "owner", "concept", "metric"), fields, strict=True)) | {
-        "data": data
-    }
+            return _fields("/".join(rest), first)
+    return "", "", OTHER, "", "", f"{data}/{key}" if data else key
