@@ -154,10 +154,6 @@ class Prototypes(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             return F.linear(z.to(self.weight.dtype), F.normalize(self.weight, dim=1))
 
-    def extra_repr(self) -> str:
-        """Sizes, for logs."""
-        return f"dim={self.weight.shape[1]}, count={self.weight.shape[0]}"
-
 
 HEADS = {"predictor": predictor, "prototypes": Prototypes}
 

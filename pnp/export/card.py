@@ -35,8 +35,8 @@ def write(
     title = hub.split("/")[1] if hub else f"{name.removeprefix('timm:')} · {training['data']}"
     image = f"{net.channels}×{net.size}×{net.size}"
     count = sum(p.numel() for p in net.backbone.parameters())
-    choices = training["choices"]
-    how = ", ".join(f"{key} `{value}`" for key, value in choices.items()) or "P¬P SSL"
+    choices = (f"{key} `{value}`" for key, value in training["choices"].items())
+    how = ", ".join(choices) or "P¬P SSL"
     sections = [
         _front(name, license),
         f"# {title}",
@@ -83,7 +83,6 @@ frozen and in evaluation mode."""
 
 def _theirs(net: "Encoder", name: str, options: dict[str, Any], hub: str | None) -> str:
     """Instructions for loading the weights with timm or torchvision alone."""
-    constants = "x = (images / 255 - mean) / std  # uint8 images; constants from config.json"
     if name.startswith("timm:"):
         source = f"hf-hub:{hub}" if hub else "local-dir:PATH"
         return f"""\
@@ -95,35 +94,36 @@ net = timm.create_model("{source}", pretrained=True).eval()
 ```"""
     if not name.startswith("resnet"):
         return ""
-    stem = []
+    kind, stem = "stem", ""
     if options["stem"] == "small":
-        stem = [
-            f"net.conv1 = nn.Conv2d({net.channels}, 64, 3, stride=1, padding=1, bias=False)",
-            "net.maxpool = nn.Identity()",
-        ]
+        kind = "3×3 stem without pooling"
+        stem = f"""\
+net.conv1 = nn.Conv2d({net.channels}, 64, 3, stride=1, padding=1, bias=False)
+net.maxpool = nn.Identity()
+"""
     elif net.channels != 3:
-        stem = [f"net.conv1 = nn.Conv2d({net.channels}, 64, 7, stride=2, padding=3, bias=False)"]
-    code = [
-        "import json",
-        "from pathlib import Path",
-        "import torch",
-        "from safetensors.torch import load_file",
-        "from torch import nn",
-        f"from torchvision.models import {name}",
-        f"net = {name}()",
-        *stem,
-        "net.fc = nn.Identity()",
-        'net.load_state_dict(load_file("PATH/model.safetensors"))',
-        "net.eval()",
-        'given = json.loads(Path("PATH/config.json").read_text("utf-8"))["input"]',
-        'mean, std = (torch.tensor(given[k]).view(-1, 1, 1) for k in ("mean", "std"))',
-        constants,
-        "features = net(x)",
-    ]
-    kind = "3×3 stem without pooling" if options["stem"] == "small" else "stem"
-    return "\n".join(
-        [f"With torchvision alone ({name} with the {kind}):", "", "```python", *code, "```"]
-    )
+        stem = f"""\
+net.conv1 = nn.Conv2d({net.channels}, 64, 7, stride=2, padding=3, bias=False)
+"""
+    return f"""\
+With torchvision alone ({name} with the {kind}):
+
+```python
+import json
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models import {name}
+net = {name}()
+{stem}net.fc = nn.Identity()
+net.load_state_dict(load_file("PATH/model.safetensors"))
+net.eval()
+given = json.loads(Path("PATH/config.json").read_text("utf-8"))["input"]
+mean, std = (torch.tensor(given[k]).view(-1, 1, 1) for k in ("mean", "std"))
+x = (images / 255 - mean) / std  # uint8 images; constants from config.json
+features = net(x)
+```"""
 
 
 def _measured(
