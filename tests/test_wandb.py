@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import FULL, TINY, composed
 
 from pnp.errors import UserError
 from pnp.loggers.wandb import AXES, WandbLog
@@ -113,19 +114,11 @@ def trained(tmp_path_factory):
     """A real run, interrupted in its second epoch and resumed."""
     from pnp.callbacks.checkpoints import Checkpoints, Interrupted
     from pnp.cli.train import train
-    from pnp.runs.config import compose
 
     os.environ["WANDB_SILENT"] = "true"
     run = tmp_path_factory.mktemp("runs") / "run"
-    sizes = {"n_train": 64, "validation": 40, "calibration": 40, "test": 40, "batch_size": 16}
-    overrides = [
-        f"run_dir={run}", "resume=auto", "model.width=4", "model.depth=2",
-        "model.projector.hidden=16", "model.projector.out=8", "method.log_every=1",
-        "trainer.max_epochs=3", "trainer.accelerator=cpu", "trainer.precision=32-true",
-        "evaluation.k=5", "callbacks.checkpoints.every_n_steps=5", "wandb.tags=[a,b]",
-        *(f"data.{key}={value}" for key, value in sizes.items()),
-    ]  # fmt: skip
-    cfg = compose("train", overrides)
+    own = ("logger=wandb", "wandb.tags=[a,b]", "callbacks.checkpoints.every_n_steps=5")
+    cfg = composed(*TINY, *FULL, *own, f"run_dir={run}", "resume=auto")
     with pytest.MonkeyPatch.context() as patch:
         original = Checkpoints.on_train_batch_end
 
