@@ -118,8 +118,12 @@ def test_the_final_table_puts_networks_beside_references_with_intervals(tmp_path
 def test_strings_from_a_run_are_shown_and_never_run(tmp_path):
     evil = "\"><script>alert(1)</script><img src=http://evil.example/x>\u2028'+alert(3)+'"
     band = {evil: {"teacher": {"alarms": [evil], "curves": {}}}}
+    final = FINAL | {f"band/{evil.replace('/', '')}/teacher/width": 0.1, evil: 1.0}
     for i in range(2):
-        run = make_run(tmp_path / f"{i}", objective=evil * i or "full", note=evil, name=evil)
+        named = {"objective": evil * i or "full", "note": evil, "name": evil}
+        run = make_run(tmp_path / f"{i}", final=final, **named)
+        (run / "gaps.json").write_text(json.dumps({evil: evil}))
+        (run / "error.txt").write_text(evil)
         (run / "alarms.json").write_text(json.dumps([{"kind": evil, "message": evil, "step": 3}]))
         (run / "run.json").write_text(json.dumps({evil: {"command": evil}}))
         (run / "band.json").write_text(json.dumps(band))
