@@ -13,7 +13,6 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from pnp.errors import UserError
 from pnp.evaluation import (
-    ThreeWayThreshold,
     auroc,
     band_curve,
     band_report,
@@ -105,16 +104,6 @@ def test_the_plugin_curve_converges_to_the_closed_form():
     np.testing.assert_allclose(curve["width"], exact, atol=0.01)
     assert curve["mean"] == pytest.approx(np.mean(exact), abs=0.003)
     assert (np.diff(curve["width"]) <= 0).all()
-
-
-def test_the_certified_curve_is_that_of_thresholds_fit_elsewhere():
-    (cs, cy, _), (ts, ty, _) = sample(3000, 2), sample(1000, 3)
-    curve = band_curve(ts, ty, [0.01, 0.02], 0.5, "exact", calib_scores=cs, calib_y=cy)
-    for level, width in zip((0.01, 0.02), curve["width"], strict=True):
-        threshold = ThreeWayThreshold(level, level / 2).fit(cs, cy)
-        assert width == np.mean(threshold.predict(ts) == -1)
-    with pytest.raises(UserError, match="both calib_scores and calib_y"):
-        band_curve(ts, ty, calib_scores=cs)
 
 
 def test_the_report_is_what_its_regions_say():

@@ -211,6 +211,8 @@ def test_a_curve_equals_a_loop_of_fits(method, budget):
         assert curve["width"].tolist() == [np.mean(f.predict(new) == -1) for f in fits]
         crossed += sum(f.crossed_ for f in fits)
     assert crossed
+    with pytest.raises(UserError, match="both calib_scores and calib_y"):
+        band_curve(new, y[:300], calib_scores=s)
 
 
 def test_swapping_the_classes_mirrors_the_regions():

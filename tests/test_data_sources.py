@@ -141,11 +141,7 @@ def test_stl10_reads_torchvisions_layout_with_its_unlabeled_images(tmp_path, mon
 
     parts = datasets.stl10(tmp_path, unlabeled=True)
     sizes = {name: len(part) for name, part in parts.items()}
-    assert sizes == {
-        "train": 2,
-        "test": 2,
-        "unlabeled": 3,
-    }
+    assert sizes == {"train": 2, "test": 2, "unlabeled": 3}
     assert parts["train"].labels.tolist() == [0, 9]
     assert parts["unlabeled"].labels is None
     # The files hold columns first.

@@ -74,10 +74,10 @@ def parts(
                 f"classes names {len(classes)} classes, labels go from {values[0]} to {values[-1]}:"
                 f" expected the numbers 0 to {len(classes) - 1}."
             )
-    return labelled(pixels, known, classes)
+    return with_labels(pixels, known, classes)
 
 
-def labelled(
+def with_labels(
     pixels: Mapping[str, Tensor],
     labels: Mapping[str, np.ndarray],
     classes: Sequence[str] | None = None,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pnp.data.arrays import labelled as with_labels
+from pnp.data.arrays import with_labels
 from pnp.data.files import square, upright
 from pnp.data.imageset import ImageSet
 from pnp.data.layout import PARTS
