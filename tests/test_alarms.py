@@ -2,13 +2,16 @@
 
 import json
 
+import lightning as L
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from pnp import geometry
 from pnp.callbacks.collapse import Sighting, collapse_kind, is_alarming
+from pnp.callbacks.monitor import Monitor
 from pnp.cli.train import train
+from pnp.networks import EMATeacher
 from pnp.results import Row, better, logged_best, main_network
 from pnp.runs import reopen
 
@@ -90,6 +93,20 @@ def test_matching_of_views_is_certain_for_equal_views_and_chance_for_a_point():
     z = torch.randn(50, 8)
     assert geometry.matched(z, 3 * z) == 1
     assert geometry.matched(torch.ones(50, 8), torch.ones(50, 8)) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("momentum", ["auto", 0.7, 0.9])
+def test_a_lagging_teacher_is_told_to_take_the_auto_momentum_only_where_it_has_not(
+    capsys, momentum
+):
+    monitor = object.__new__(Monitor)
+    monitor.seen = {"student": Sighting(None, 0.1, 5), "teacher": Sighting("complete", 0.9, 5)}
+    module = L.LightningModule()
+    module.teacher, module.total_steps = EMATeacher(torch.nn.Linear(1, 1), momentum), 10
+    monitor.on_train_end(L.Trainer(logger=False, enable_checkpointing=False), module)
+    printed = capsys.readouterr().out
+    assert "10 steps are few for its momentum. Train longer" in printed
+    assert ("momentum=auto" in printed) == (momentum == 0.9)
 
 
 def test_a_lagging_teacher_is_no_collapse_and_the_better_network_is_exported_and_pictured(

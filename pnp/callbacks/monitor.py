@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from pnp import geometry
+from pnp import auto, geometry
 from pnp.callbacks.collapse import ADVICE, Sighting, collapse_kind, is_alarming
 from pnp.callbacks.gradients import TermGradients, starving
 from pnp.data import ImageSet
@@ -272,10 +272,14 @@ class Monitor(L.Callback):
         if student is None or teacher is None or student.kind or not teacher.kind:
             return
         if trainer.is_global_zero:
+            module: Any = pl_module
+            steps = module.total_steps
+            # Where the momentum is as low as `auto` already, only more steps help.
+            high = module.teacher.momentum(0, steps) > auto.momentum(steps)
             print(
                 f"the teacher lags behind the student (mean cosine {teacher.cosine:.2f}, the "
-                f"student's {student.cosine:.2f}): its momentum is too high for "
-                f"{trainer.global_step} steps. Train longer, or give method.momentum=auto."
+                f"student's {student.cosine:.2f}): {steps} steps are few for its momentum. Train "
+                f"longer{', or give method.momentum=auto' if high else ''}."
             )
 
     def state_dict(self) -> dict[str, Any]:
