@@ -23,7 +23,7 @@ from pnp.export import folder as exports
 from pnp.export.encoder import Encoder
 from pnp.results import find, to_metrics
 from pnp.runs import directory, reopen
-from pnp.runs.config import option_names
+from pnp.runs.config import option_names, quoted
 from pnp.runs.launch import compose
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def train(
     words = _data_words(data, folder)
     if not any(word.startswith("logger=") for word in overrides):
         words.append("logger=csv")
-    words += [*overrides, f"run_dir='{folder}'"]
+    words += [*overrides, f"run_dir={quoted(folder)}"]
     train_config(compose("train", words, as_job=True), callbacks)
     return Run(folder)
 
@@ -200,9 +200,9 @@ def _data_words(data: Any, folder: Path) -> list[str]:
     if isinstance(data, str | Path):
         path = Path(data).expanduser()
         if path.is_dir():
-            return ["data=image_folder", f"data.root='{path.resolve()}'"]
+            return ["data=image_folder", f"data.root={quoted(path.resolve())}"]
         if path.suffix in (".npy", ".npz"):
-            return ["data=array", f"data.images='{path.resolve()}'"]
+            return ["data=array", f"data.images={quoted(path.resolve())}"]
         names = option_names("data")
         if str(data) not in names:
             raise UserError(
@@ -224,4 +224,4 @@ def _data_words(data: Any, folder: Path) -> list[str]:
     with files.replacing(file) as part, part.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
     given = [f"data.{key}={value}".replace("None", "null") for key, value in data.options.items()]
-    return ["data=array", f"data.images='{file}'", *(f"++{word}" for word in given)]
+    return ["data=array", f"data.images={quoted(file)}", *(f"++{word}" for word in given)]

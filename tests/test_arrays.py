@@ -135,9 +135,9 @@ def test_any_number_of_channels_trains_and_a_run_of_arrays_opens_again(tmp_path,
     labels = np.array(["left", "right"] * 30)
     data = DataModule.from_arrays(images, labels, validation=10, batch_size=16)
     tiny = ("model.width=4", "model.depth=2", "evaluation.k=5", "evaluation.band=null")
-    run = pnp.train(data, *tiny, "trainer.max_steps=2", "evaluation.fractions=[]", run_dir="A b")
-    assert run.results == json.loads((tmp_path / "A b" / "metrics.json").read_text())
-    again = pnp.open_run("A b")
+    run = pnp.train(data, *tiny, "trainer.max_steps=2", "evaluation.fractions=[]", run_dir="A b's")
+    assert run.results == json.loads((tmp_path / "A b's" / "metrics.json").read_text())
+    again = pnp.open_run("A b's")
     assert again.data.classes == ("left", "right")
     assert len(again.splits["validation"]) == 10
     assert again.network(again.splits["test"].images).shape == (6, again.network.dim)

@@ -11,7 +11,8 @@ from tiny_data import write_fashion_mnist, write_image_folder
 
 from pnp.cli.train import train
 from pnp.errors import UserError
-from pnp.runs.config import plain
+from pnp.runs import hints
+from pnp.runs.config import plain, quoted
 from pnp.runs.launch import conf_dir
 from pnp.runs.parts import build_trainer, parts
 
@@ -103,3 +104,10 @@ def test_importing_the_package_is_light_and_the_objective_needs_torch_alone(modu
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/a b/c", "bob's", "{a},[b]=c", "C:\\new", "end\\", "a\\'b", "é ü", "two\\\\'"]
+)
+def test_a_quoted_value_reaches_hydra_as_it_is(text):
+    assert hints.parsed(f"key={quoted(text)}").value() == text

@@ -108,7 +108,8 @@ def test_settings_that_cannot_work_are_a_message(settings, odd, message):
 
 def test_a_folder_may_hold_braces_and_a_step_fractions(settings, trained):
     space = {"optim.lr": {"low": 0.5, "high": 2, "step": 0.5, "log": None}}
-    assert run_search(settings | {"name": "{a}", "space": space}, []) == 0
+    assert run_search(settings | {"name": "{a} o'b", "space": space}, []) == 0
+    assert "{a} o'b/trial_0000" in trained[0].run_dir
     assert {cfg.optim.lr % 0.5 for cfg in trained} == {0}
 
 

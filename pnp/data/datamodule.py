@@ -327,9 +327,9 @@ class DataModule(L.LightningDataModule):
         # Two batches wait for each worker, one is in use.
         batch = self.loader_batch * 3 * images.size**2
         free = shared_memory()
-        room = max(0, int(min(free / batch, 1000) - 1) // 2)
+        room = (free / batch - 1) / 2
         if self._num_workers is not None:
-            if self._num_workers > room:
+            if self._num_workers > max(0, room):
                 raise UserError(
                     f"data.num_workers={self._num_workers}: /dev/shm has {free / 2**20:.1f} MiB "
                     f"free, and a worker needs {2 * batch / 2**20:.1f}. Give the container more "
@@ -340,7 +340,7 @@ class DataModule(L.LightningDataModule):
         # reading an array in this process costs nothing that shows (benchmarks/RESULTS.md).
         if device.type == "cpu" and (isinstance(images, ArrayImages) or cores() <= 2):
             return 0
-        return min(room, max(1, min(8, cores() - 1)))
+        return int(max(0, min(room, 8, max(1, cores() - 1))))
 
     # ---- from official parts to splits ----------------------------------------------------------
 

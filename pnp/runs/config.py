@@ -1,6 +1,7 @@
 """Config to objects: only from this package, with names and types checked before anything runs."""
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
@@ -48,6 +49,18 @@ def compose(name: str, words: Iterable[str] = (), *, with_hydra: bool = False) -
             return hydra.compose(name, list(words), return_hydra_config=with_hydra)
     finally:
         GlobalHydra.instance().hydra = around
+
+
+def quoted(text: object) -> str:
+    r"""A value of a Hydra override that is exactly this text, whatever letters it has.
+
+    Backslashes are doubled before a quote only: Hydra leaves all others as they are.
+
+    >>> print(quoted("bob's [1]"), quoted("C:\\new"))
+    'bob\'s [1]' 'C:\new'
+    """
+    inside = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + m[2].replace("'", "\\'"), str(text))
+    return f"'{inside}'"
 
 
 def build(node: object, where: str, **extra: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pnp import locks
 from pnp.errors import UserError, choice, number, whole
 from pnp.results import logged_best
-from pnp.runs.config import mapping, plain, words
+from pnp.runs.config import mapping, plain, quoted, words
 from pnp.runs.directory import check_images
 from pnp.runs.launch import compose
 from pnp.runs.processes import is_earlier_life, slurm_life
@@ -67,8 +67,7 @@ def search(
         study.sampler = sampler(study, trial, settings["seed"])
         drawn = suggest(trial, space, present)
         print(f"trial {trial.number}: {' '.join(drawn)}", flush=True)
-        name = str(folder / f"trial_{trial.number:04}").replace("\\", "\\\\").replace("'", "\\'")
-        place = [f"run_dir='{name}'", "resume=auto"]
+        place = [f"run_dir={quoted(folder / f'trial_{trial.number:04}')}", "resume=auto"]
         cfg = compose("train", [*fixed, *drawn, *place], as_job=True)
         return run_trial(study, trial, settings, lambda callbacks: train(cfg, callbacks))
 

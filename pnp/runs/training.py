@@ -95,9 +95,8 @@ def fit(
             "training_seconds": round(timer.time_elapsed(), 1),
             "auto": automatic(trainer, module, data, config),
         }
-        saved = {"config": config, "global_step": trainer.global_step}
-        file = folder / "checkpoints" / "last.ckpt"
-        run = reopen.Run(file, saved, data, module, untrained)
+        content = {"config": config, "global_step": trainer.global_step}
+        run = reopen.Run(folder / "checkpoints" / "last.ckpt", content, data, module, untrained)
         metrics = finish(folder, run, trainer, facts)
     except BaseException:
         for logger in trainer.loggers:  # Lightning does so for failures of its own part only
