@@ -134,6 +134,7 @@ def test_strings_from_a_run_are_shown_and_never_run(tmp_path):
         html, page = parse(written)
         assert len(re.findall("<script>(?!alert)", html)) == scripts
         assert "<script>alert" not in html
+        assert "default-src 'none'" in html
         assert not any("evil" in address for address in page.fetched)
         assert "&lt;script&gt;alert(1)" in html
     assert "\u2028" not in re.findall(r"<script>(.*?)</script>", html, re.DOTALL)[1]
