@@ -68,11 +68,16 @@ def test_a_checkpoint_is_judged_into_a_folder_of_its_own(trained, tmp_path):
     assert (ours.dataset, settings(ours)) == (theirs.dataset, settings(theirs))
 
 
-def test_features_may_be_means_over_views_and_the_protocol_says_so(trained, tmp_path):
+def test_features_may_be_means_over_views_and_the_protocol_says_so(
+    trained, tmp_path, capsys, monkeypatch
+):
     done, first = trained(*FULL)
     out = tmp_path / "views"
     run = (f"run={done}", f"run_dir={out}", *HERE, *BRIEF)
+    monkeypatch.setattr("pnp.evaluation.evaluate.LONG", 0)  # in a file nobody sees a bar
     averaged = judged(*run, "evaluation.views=3", "evaluation.references=[pixels]")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "evaluation: " in line]
+    assert [line.split()[1] for line in lines] == ["student", "teacher", "raw"]
     facts = json.loads((out / "run.json").read_text())
     assert "of 3 views of each image, averaged, student" in facts["protocol"]
     assert averaged["reference/pixels/knn"] == first["reference/pixels/knn"]

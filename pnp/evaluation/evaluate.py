@@ -1,5 +1,7 @@
 """Evaluation of frozen networks: features, probes, geometry, bands, and pictures of them."""
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from copy import copy
@@ -36,6 +38,7 @@ from pnp.views import Views
 
 PAIRED = 500  # images whose views are matched
 PAIRS = 4000  # pairwise measures cost N²: this many test images are enough for two decimals
+LONG = 10.0  # seconds after which a network is worth a line where nobody sees the bar
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def evaluate_networks(
     rows, gaps = list[Row](), Gaps()
     bands: dict[str, dict[str, ConceptBand]] = {}
     by_owner: dict[str, Tensor] = {}
+    began = time.monotonic()
     for owner, stored, embeddings in representations:
         if odd := [name for name, part in stored.items() if not part.isfinite().all()]:
             gaps.add({owner: f"its features of {', '.join(odd)} are not all finite."})
@@ -112,6 +116,9 @@ def evaluate_networks(
             own = gaps.attempt(f"{owner}, bands", concept_bands, *arguments)
             bands |= {owner: own} if own else {}
         write_json(folder / PARTIAL, to_metrics(rows))
+        seconds, began = time.monotonic() - began, time.monotonic()
+        if seconds > LONG and not sys.stdout.isatty():
+            print(f"evaluation: {OWNERS.get(owner, owner)} in {seconds:.0f} s", flush=True)
     if bands:
         rows += band_rows(bands)
         write_json(folder / "band.json", band_record(bands))
