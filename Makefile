@@ -52,12 +52,14 @@ audit:  ## known vulnerabilities of the pinned versions, where their database ca
 # By hand and at each release: the lowest versions of pyproject.toml and the newest, for each Python
 # there is; CONTRIBUTING.md has the table. Takes gigabytes and about half an hour a row.
 VERSIONS ?= 3.11 3.12 3.13
+# The lowest version that this Python can run: an older one would be built from its source.
+WHEELS := --only-binary :all: --no-binary antlr4-python3-runtime --no-binary pnp-ssl
 test-versions:  ## the tests with the lowest and newest dependencies, for every Python at hand
 	for python in $(VERSIONS); do for resolution in lowest-direct highest; do \
 		$(UV) python find -q $$python >/dev/null 2>&1 || { echo "skipped: no Python $$python here"; continue; }; \
 		echo "== Python $$python, $$resolution"; \
 		$(UV) venv -q --clear --python $$python build/versions && \
-		$(UV) pip install -q --python build/versions/bin/python --resolution $$resolution -e '.[$(LOCKED)]' && \
+		$(UV) pip install -q --python build/versions/bin/python --resolution $$resolution $(WHEELS) -e '.[$(LOCKED)]' && \
 		build/versions/bin/python -m pytest $(PARALLEL) $(ARGS) || exit 1; \
 	done; done
 

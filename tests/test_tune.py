@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from sqlalchemy.pool import NullPool
 
 from pnp import locks
 from pnp.cli import tune
@@ -52,9 +53,9 @@ def run_search(settings, given):
 
 
 def study_of(settings):
-    return optuna.load_study(
-        study_name="pnp", storage=f"sqlite:///{settings['dir']}/study/study.db"
-    )
+    file = f"sqlite:///{settings['dir']}/study/study.db"
+    storage = optuna.storages.RDBStorage(file, {"poolclass": NullPool})  # leaves nothing open
+    return optuna.load_study(study_name="pnp", storage=storage)
 
 
 @pytest.mark.parametrize("metric", ["test/knn/teacher", "band/mean/teacher/width", "reference/x"])

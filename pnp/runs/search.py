@@ -131,6 +131,7 @@ def open_study(
     """
     try:
         import optuna
+        from sqlalchemy.pool import NullPool
     except ImportError as error:
         raise UserError("pnp-tune needs Optuna: pip install 'pnp-ssl[sweeps]'.") from error
 
@@ -143,8 +144,10 @@ def open_study(
     if prune := settings["prune"]:
         pruner = optuna.pruners.MedianPruner(prune["startup_trials"], prune["warmup_epochs"])
     place = str(folder / "study.db").replace("{", "{{").replace("}", "}}")  # Optuna's template
+    # No pool: a connection is closed after its use, not when the garbage collector finds it.
+    storage = optuna.storages.RDBStorage(f"sqlite:///{place}", {"poolclass": NullPool})
     study = optuna.create_study(
-        storage=f"sqlite:///{place}",
+        storage=storage,
         study_name="pnp",
         direction=settings["direction"],
         pruner=pruner,
