@@ -54,6 +54,8 @@ PNP = [
         (0.1, 1, "none"),
     )
 ]
+LAYERS = "++method.projector.layers"
+OWN_LAYERS = {"simclr": 2, "byol": 2}  # what the first rule ran; 3 of everybody else
 TUNING_IMAGES, EPOCHS = 20_000, {"fashion_mnist": 2, "cifar10": 2, "ambiguous": 3}
 # Images per second beside P¬P with a teacher (experiments/003_rivals, interleaved).
 SPEED = {
@@ -103,17 +105,41 @@ def score(row: dict[str, Any]) -> float:
     return sum(row["metrics"][f"validation/{name}/student"] for name in ROWS) / len(ROWS)
 
 
-def chosen(rows: list[dict[str, Any]], data: str, method: str) -> dict[str, Any] | None:
-    """The best arm: of a rival on this set, of P¬P, and where nobody is tuned, by the mean."""
+def best(
+    rows: list[dict[str, Any]], stage: str, data: str, method: str, among: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The best arm of a stage that has the values `among`, of a rival on this set.
+
+    Of P¬P, and where nobody is tuned, the best by the mean over the tuned sets.
+    """
     sets = TUNED if method == "pnp" or data not in TUNED else (data,)
     scores: dict[str, list[float]] = {}
     for row in rows:
-        if row["stage"] == "tune" and row["method"] == method and row["data"] in sets:
-            if "error" in row:
-                continue
+        asked = (row["stage"], row["method"]) == (stage, method) and row["data"] in sets
+        if asked and "error" not in row and among.items() <= row["arm"].items():
             scores.setdefault(json.dumps(row["arm"], sort_keys=True), []).append(score(row))
     complete = {arm: sum(s) / len(s) for arm, s in scores.items() if len(s) == len(sets)}
     return json.loads(max(complete, key=lambda arm: complete[arm])) if complete else None
+
+
+def chosen(rows: list[dict[str, Any]], data: str, method: str) -> dict[str, Any] | None:
+    """The best of the 8 arms, with the projector's depth that is better for it."""
+    arm = best(rows, "tune", data, method, {})
+    deep = arm and (best(rows, "depth", data, method, arm) or arm)
+    if deep and deep.get(LAYERS) == OWN_LAYERS.get(method, 3):
+        return arm
+    return deep
+
+
+def depths(rows: list[dict[str, Any]]) -> list[Job]:
+    """The best arm of everybody with a projector of 2 and of 3 linear maps, on one machine."""
+    return [
+        Job("depth", data, method, 0, {**arm, LAYERS: layers})
+        for method in ("pnp", *RIVALS)
+        for data in TUNED
+        if (arm := best(rows, "tune", data, method, {}))
+        for layers in (2, 3)
+    ]
 
 
 def finals(rows: list[dict[str, Any]]) -> list[Job]:
@@ -200,15 +226,16 @@ def words(job: Job, given: Any) -> list[str]:
         "ambiguous": ["data=ambiguous", "data.n_train=20000"],
     }[job.data]
     images, epochs = (256, 1) if given.tiny else (TUNING_IMAGES, EPOCHS[job.data])
-    limit = job.stage == "tune" or given.tiny
+    tuned = job.stage in ("tune", "depth")
+    limit = tuned or given.tiny
     return [
         f"method={job.method}",
         *data,
-        f"data.pretrain_on=[{'train' if job.stage == 'tune' else 'train,validation'}]",
+        f"data.pretrain_on=[{'train' if tuned else 'train,validation'}]",
         *([f"data.max_images={images}"] if limit and job.data != "ambiguous" else []),
         *([f"data.n_train={images}"] if limit and job.data == "ambiguous" else []),
         f"seed={job.seed}",
-        f"data.seed={0 if job.stage == 'tune' else job.seed}",
+        f"data.seed={0 if tuned else job.seed}",
         "data.batch_size=256" if not given.tiny else "data.batch_size=64",
         f"trainer.max_epochs={epochs}",
         "optim.warmup_epochs=0.2",
@@ -217,9 +244,9 @@ def words(job: Job, given: Any) -> list[str]:
         "trainer.precision=bf16-mixed",
         "evaluation.references=[]",
         "evaluation.fractions=[]",
-        f"evaluation.test={'false' if job.stage == 'tune' else 'true'}",
+        f"evaluation.test={'false' if tuned else 'true'}",
         "evaluation.cache=false",
-        *(["evaluation.band=null", "evaluation.l2=[0.001]"] if job.stage == "tune" else []),
+        *(["evaluation.band=null", "evaluation.l2=[0.001]"] if tuned else []),
         "logger=csv",
         "~callbacks.monitor",
         "~callbacks.checkpoints",
@@ -331,7 +358,7 @@ def main() -> None:
     add("--threads", type=int, default=1)
     add("--budget", type=float, default=1e9, help="seconds; no run is started after them")
     add("--results", default=str(HERE / "results.jsonl"))
-    add("--stages", default="tune,final,seconds,variant")
+    add("--stages", default="tune,depth,final,seconds,variant")
     add("--methods", default=",".join(("pnp", *RIVALS)), help="of them only")
     add("--tiny", action="store_true", help="a few hundred images: to try the script itself")
     given = parser.parse_args()
@@ -351,8 +378,8 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {given.device}"
     with results.open("a", buffering=1) as file:
         for stage in given.stages.split(","):
-            plan = {"tune": lambda _: tuning(), "final": finals, "seconds": seconds}
-            jobs = plan.get(stage, variants)(rows)
+            plan = {"depth": depths, "final": finals, "seconds": seconds, "variant": variants}
+            jobs = tuning() if stage == "tune" else plan[stage](rows)
             names = {Job(**{k: row[k] for k in Job.__dataclass_fields__}).name for row in rows}
             wanted = given.methods.split(",")
             jobs = [job for job in jobs if job.name not in names and job.method in wanted]

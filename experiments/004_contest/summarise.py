@@ -14,6 +14,8 @@ from typing import Any
 from scipy.stats import t
 
 RIVALS = 8  # of the rule
+LAYERS = "++method.projector.layers"
+BEFORE = "pnp, 3 layers"  # the choice of the first rule
 FILE = Path(__file__).parent / "results.jsonl"
 COLUMNS = {
     "test/knn/student": ("20-NN", 1),
@@ -39,11 +41,11 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def tuning(rows: Sequence[Row], data: str) -> str:
+def tuning(rows: Sequence[Row], stage: str, data: str) -> str:
     """The best arm of each method on validation, and how many arms ran."""
     body: list[tuple[float, list[str]]] = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        arms = [r for r in rows if (r["stage"], r["data"], r["method"]) == ("tune", data, method)]
+        arms = [r for r in rows if (r["stage"], r["data"], r["method"]) == (stage, data, method)]
         scored = [
             (sum(values) / 2, values, row["arm"])
             for row in arms
@@ -60,20 +62,26 @@ def tuning(rows: Sequence[Row], data: str) -> str:
 
 
 def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
-    """Metrics by method and seed; in `seconds` P¬P's are those of its finals."""
+    """Metrics by method and seed; in `seconds` P¬P's are those of its finals.
+
+    P¬P's finals with the projector of before are a method of their own, no rival.
+    """
     found: Runs = {}
+    again = any(r["method"] == "pnp" and r["stage"] == "final" and LAYERS in r["arm"] for r in rows)
     for row in rows:
         same = row["stage"] == stage or (stage == "seconds" and row["method"] == "pnp"
                                          and row["stage"] == "final")  # fmt: skip
         if same and row["data"] == data and "metrics" in row:
-            found.setdefault(row["method"], {})[row["seed"]] = row["metrics"]
+            before = again and row["method"] == "pnp" and LAYERS not in row["arm"]
+            method = BEFORE if before else row["method"]
+            found.setdefault(method, {})[row["seed"]] = row["metrics"]
     return found
 
 
 def contest(runs: Runs, data: str) -> str:
     """Means of every method and P¬P's distance from the best rival of each column."""
     names = LOBED if data == "ambiguous" else {key: key for key in COLUMNS}
-    rivals = [method for method in runs if method != "pnp"]
+    rivals = [method for method in runs if method not in ("pnp", BEFORE)]
     seeds = set.intersection(*(set(own) for own in runs.values()))
 
     def values(method: str, key: str, chosen: Iterable[int]) -> list[float]:
@@ -107,8 +115,9 @@ def summary(rows: Sequence[Row]) -> str:
     """Every table there are runs for."""
     parts = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        if any((row["stage"], row["data"]) == ("tune", data) for row in rows):
-            parts.append(f"### Tuning, {data}\n\n{tuning(rows, data)}")
+        for stage, title in (("tune", "Tuning"), ("depth", "Depth of the projector")):
+            if any((row["stage"], row["data"]) == (stage, data) for row in rows):
+                parts.append(f"### {title}, {data}\n\n{tuning(rows, stage, data)}")
         for stage, title in (("final", "Equal steps"), ("seconds", "Equal seconds")):
             runs = runs_of(rows, stage, data)
             if len(runs) > 1:
