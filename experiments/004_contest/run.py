@@ -54,7 +54,8 @@ PNP = [
         (0.1, 1, "none"),
     )
 ]
-LAYERS = "++method.projector.layers"
+LAYERS, HIDDEN = "++method.projector.layers", "++method.projector.hidden"
+PROJECTORS = ({LAYERS: 2}, {LAYERS: 3}, {LAYERS: 2, HIDDEN: 1024})  # of 512 where nothing is said
 OWN_LAYERS = {"simclr": 2, "byol": 2}  # what the first rule ran; 3 of everybody else
 TUNING_IMAGES, EPOCHS = 20_000, {"fashion_mnist": 2, "cifar10": 2, "ambiguous": 3}
 # Images per second beside P¬P with a teacher (experiments/003_rivals, interleaved).
@@ -123,22 +124,20 @@ def best(
 
 
 def chosen(rows: list[dict[str, Any]], data: str, method: str) -> dict[str, Any] | None:
-    """The best of the 8 arms, with the projector's depth that is better for it."""
+    """The best of the 8 arms, with the projector that is best for it."""
     arm = best(rows, "tune", data, method, {})
-    deep = arm and (best(rows, "depth", data, method, arm) or arm)
-    if deep and deep.get(LAYERS) == OWN_LAYERS.get(method, 3):
-        return arm
-    return deep
+    other = arm and best(rows, "projector", data, method, arm)
+    return arm if other == {**(arm or {}), LAYERS: OWN_LAYERS.get(method, 3)} else other or arm
 
 
-def depths(rows: list[dict[str, Any]]) -> list[Job]:
-    """The best arm of everybody with a projector of 2 and of 3 linear maps, on one machine."""
+def projectors(rows: list[dict[str, Any]]) -> list[Job]:
+    """The best arm of everybody with each of three projectors, on one machine."""
     return [
-        Job("depth", data, method, 0, {**arm, LAYERS: layers})
+        Job("projector", data, method, 0, {**arm, **projector})
         for method in ("pnp", *RIVALS)
         for data in TUNED
         if (arm := best(rows, "tune", data, method, {}))
-        for layers in (2, 3)
+        for projector in PROJECTORS
     ]
 
 
@@ -226,7 +225,7 @@ def words(job: Job, given: Any) -> list[str]:
         "ambiguous": ["data=ambiguous", "data.n_train=20000"],
     }[job.data]
     images, epochs = (256, 1) if given.tiny else (TUNING_IMAGES, EPOCHS[job.data])
-    tuned = job.stage in ("tune", "depth")
+    tuned = job.stage in ("tune", "projector")
     limit = tuned or given.tiny
     return [
         f"method={job.method}",
@@ -358,7 +357,7 @@ def main() -> None:
     add("--threads", type=int, default=1)
     add("--budget", type=float, default=1e9, help="seconds; no run is started after them")
     add("--results", default=str(HERE / "results.jsonl"))
-    add("--stages", default="tune,depth,final,seconds,variant")
+    add("--stages", default="tune,projector,final,seconds,variant")
     add("--methods", default=",".join(("pnp", *RIVALS)), help="of them only")
     add("--tiny", action="store_true", help="a few hundred images: to try the script itself")
     given = parser.parse_args()
@@ -378,8 +377,8 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {given.device}"
     with results.open("a", buffering=1) as file:
         for stage in given.stages.split(","):
-            plan = {"depth": depths, "final": finals, "seconds": seconds, "variant": variants}
-            jobs = tuning() if stage == "tune" else plan[stage](rows)
+            plan = {"projector": projectors, "final": finals, "seconds": seconds}
+            jobs = tuning() if stage == "tune" else plan.get(stage, variants)(rows)
             names = {Job(**{k: row[k] for k in Job.__dataclass_fields__}).name for row in rows}
             wanted = given.methods.split(",")
             jobs = [job for job in jobs if job.name not in names and job.method in wanted]

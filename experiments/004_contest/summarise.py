@@ -15,7 +15,7 @@ from scipy.stats import t
 
 RIVALS = 8  # of the rule
 LAYERS = "++method.projector.layers"
-BEFORE = "pnp, 3 layers"  # the choice of the first rule
+BEFORE = "pnp, first"  # the choice of the first rule
 FILE = Path(__file__).parent / "results.jsonl"
 COLUMNS = {
     "test/knn/student": ("20-NN", 1),
@@ -64,7 +64,7 @@ def tuning(rows: Sequence[Row], stage: str, data: str) -> str:
 def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
     """Metrics by method and seed; in `seconds` P¬P's are those of its finals.
 
-    P¬P's finals with the projector of before are a method of their own, no rival.
+    P¬P's finals with the projector of the first rule are a method of their own, no rival.
     """
     found: Runs = {}
     again = any(r["method"] == "pnp" and r["stage"] == "final" and LAYERS in r["arm"] for r in rows)
@@ -115,7 +115,7 @@ def summary(rows: Sequence[Row]) -> str:
     """Every table there are runs for."""
     parts = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        for stage, title in (("tune", "Tuning"), ("depth", "Depth of the projector")):
+        for stage, title in (("tune", "Tuning"), ("projector", "Projector")):
             if any((row["stage"], row["data"]) == (stage, data) for row in rows):
                 parts.append(f"### {title}, {data}\n\n{tuning(rows, stage, data)}")
         for stage, title in (("final", "Equal steps"), ("seconds", "Equal seconds")):
