@@ -54,8 +54,7 @@ PNP = [
         (0.1, 1, "none"),
     )
 ]
-LAYERS, HIDDEN = "++method.projector.layers", "++method.projector.hidden"
-PROJECTORS = ({LAYERS: 2}, {LAYERS: 3}, {LAYERS: 2, HIDDEN: 1024})  # of 512 where nothing is said
+LAYERS = "++method.projector.layers"
 OWN_LAYERS = {"simclr": 2, "byol": 2}  # what the first rule ran; 3 of everybody else
 TUNING_IMAGES, EPOCHS = 20_000, {"fashion_mnist": 2, "cifar10": 2, "ambiguous": 3}
 # Images per second beside P¬P with a teacher (experiments/003_rivals, interleaved).
@@ -124,20 +123,20 @@ def best(
 
 
 def chosen(rows: list[dict[str, Any]], data: str, method: str) -> dict[str, Any] | None:
-    """The best of the 8 arms, with the projector that is best for it."""
+    """The best of the 8 arms, with the depth of the projector that is better for it."""
     arm = best(rows, "tune", data, method, {})
     other = arm and best(rows, "projector", data, method, arm)
     return arm if other == {**(arm or {}), LAYERS: OWN_LAYERS.get(method, 3)} else other or arm
 
 
 def projectors(rows: list[dict[str, Any]]) -> list[Job]:
-    """The best arm of everybody with each of three projectors, on one machine."""
+    """The best arm of everybody with a projector of 2 and of 3 linear maps, on one machine."""
     return [
-        Job("projector", data, method, 0, {**arm, **projector})
+        Job("projector", data, method, 0, {**arm, LAYERS: layers})
         for method in ("pnp", *RIVALS)
         for data in TUNED
         if (arm := best(rows, "tune", data, method, {}))
-        for projector in PROJECTORS
+        for layers in (2, 3)
     ]
 
 
@@ -229,6 +228,7 @@ def words(job: Job, given: Any) -> list[str]:
     limit = tuned or given.tiny
     return [
         f"method={job.method}",
+        "model.projector={hidden: 512, out: 128, layers: 3}",  # before the projector's arm
         *data,
         f"data.pretrain_on=[{'train' if tuned else 'train,validation'}]",
         *([f"data.max_images={images}"] if limit and job.data != "ambiguous" else []),

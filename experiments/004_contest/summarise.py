@@ -15,7 +15,7 @@ from scipy.stats import t
 
 RIVALS = 8  # of the rule
 LAYERS = "++method.projector.layers"
-BEFORE = "pnp, first"  # the choice of the first rule
+FIRST = ", first"  # of the first rule
 FILE = Path(__file__).parent / "results.jsonl"
 COLUMNS = {
     "test/knn/student": ("20-NN", 1),
@@ -64,16 +64,17 @@ def tuning(rows: Sequence[Row], stage: str, data: str) -> str:
 def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
     """Metrics by method and seed; in `seconds` P¬P's are those of its finals.
 
-    P¬P's finals with the projector of the first rule are a method of their own, no rival.
+    Finals with the projector of the first rule are a method of their own where there are others.
     """
     found: Runs = {}
-    again = any(r["method"] == "pnp" and r["stage"] == "final" and LAYERS in r["arm"] for r in rows)
+    again = {r["method"] for r in rows if r["data"] == data and r["stage"] == "final"
+             and LAYERS in r["arm"]}  # fmt: skip
     for row in rows:
         same = row["stage"] == stage or (stage == "seconds" and row["method"] == "pnp"
                                          and row["stage"] == "final")  # fmt: skip
         if same and row["data"] == data and "metrics" in row:
-            before = again and row["method"] == "pnp" and LAYERS not in row["arm"]
-            method = BEFORE if before else row["method"]
+            before = row["method"] in again and LAYERS not in row["arm"]
+            method = row["method"] + FIRST * before
             found.setdefault(method, {})[row["seed"]] = row["metrics"]
     return found
 
@@ -81,8 +82,8 @@ def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
 def contest(runs: Runs, data: str) -> str:
     """Means of every method and P¬P's distance from the best rival of each column."""
     names = LOBED if data == "ambiguous" else {key: key for key in COLUMNS}
-    rivals = [method for method in runs if method not in ("pnp", BEFORE)]
-    seeds = set.intersection(*(set(own) for own in runs.values()))
+    rivals = [m for m in runs if m != "pnp" and not m.endswith(FIRST)]
+    seeds = set.intersection(*(set(runs[method]) for method in ("pnp", *rivals) if method in runs))
 
     def values(method: str, key: str, chosen: Iterable[int]) -> list[float]:
         return [runs[method][seed][names[key]] for seed in sorted(chosen)]
