@@ -64,7 +64,8 @@ def tuning(rows: Sequence[Row], stage: str, data: str) -> str:
 def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
     """Metrics by method and seed; in `seconds` P¬P's are those of its finals.
 
-    Finals with the projector of the first rule are a method of their own where there are others.
+    Finals with the projector of the first rule are a method of their own where there are others:
+    a rival's take part, P¬P's are shown.
     """
     found: Runs = {}
     again = {r["method"] for r in rows if r["data"] == data and r["stage"] == "final"
@@ -82,7 +83,7 @@ def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
 def contest(runs: Runs, data: str) -> str:
     """Means of every method and P¬P's distance from the best rival of each column."""
     names = LOBED if data == "ambiguous" else {key: key for key in COLUMNS}
-    rivals = [m for m in runs if m != "pnp" and not m.endswith(FIRST)]
+    rivals = [method for method in runs if method not in ("pnp", "pnp" + FIRST)]
     seeds = set.intersection(*(set(runs[method]) for method in ("pnp", *rivals) if method in runs))
 
     def values(method: str, key: str, chosen: Iterable[int]) -> list[float]:
