@@ -80,13 +80,26 @@ def renamed(overrides: Sequence[str]) -> list[str]:
     return words
 
 
-def check_effects(config: Mapping[str, Any]) -> None:
+def check_effects(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
     """Refuse a seed that is none, and settings that would change nothing in this composition.
+
+    Args:
+        config: the composed configuration.
+        overrides: words of the command line.
 
     Raises:
         UserError: names the key and what to do.
     """
     whole("seed", config["seed"], 0, 2**32 - 1)
+    own = config["method"].get("projector") or {}
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        section, _, name = key.rpartition(".")
+        if section == "model.projector" and name in own and value != str(own[name]):
+            raise UserError(
+                f"{word} has no effect: this method sets method.projector.{name}={own[name]}. "
+                f"Set that key instead."
+            )
     objective, views, optim = config["objective"], config["views"], config["optim"]
     if config.get("scale", "sphere") != "sphere" and "scale" not in objective:
         raise UserError(

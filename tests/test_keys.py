@@ -77,6 +77,14 @@ def test_a_key_that_changes_nothing_is_an_error(words, message):
         keys.check_effects(compose("train", words))
 
 
+def test_a_size_of_the_projector_that_the_method_sets_itself_is_asked_of_the_method():
+    words = ["method=vicreg", "model.projector.layers=4"]
+    with pytest.raises(UserError, match=r"this method sets method\.projector\.layers=3"):
+        keys.check_effects(compose("train", words), words)
+    for fine in (["model.projector.layers=4"], ["method=vicreg", "model.projector.hidden=8"]):
+        keys.check_effects(compose("train", fine), fine)
+
+
 def test_every_recipe_has_an_effect():
     recipes = [file.stem for file in (conf_dir() / "experiment").glob("*.yaml")]
     for words in [[], *([f"experiment={name}"] for name in recipes), ["scale=absolute"]]:

@@ -27,7 +27,7 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
 
     quieten()
     config = keys.upgrade(plain(cfg)) | {"choices": {}}
-    keys.check_effects(config)
+    keys.check_effects(config, directory.overrides())
     console, results = Console(stderr=True), []
     with (
         tempfile.TemporaryDirectory() as folder,

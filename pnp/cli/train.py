@@ -32,7 +32,7 @@ def train(cfg: Any, callbacks: Sequence["Callback"] = ()) -> dict[str, float]:
     plugins.allow(config.get("plugins") or ())
     processes.check(config["trainer"], directory.in_multirun())
     processes.end_with_parent()
-    keys.check_effects(config)
+    keys.check_effects(config, directory.overrides())
     job = claim(directory.run_directory(cfg), config)
     if job.metrics is not None:
         directory.check_images(job.folder, config)
