@@ -57,11 +57,6 @@ PNP = [
 LAYERS = "++method.projector.layers"
 OWN_LAYERS = {"simclr": 2, "byol": 2}  # what the first rule ran; 3 of everybody else
 TUNING_IMAGES, EPOCHS = 20_000, {"fashion_mnist": 2, "cifar10": 2, "ambiguous": 3}
-# Images per second beside P¬P with a teacher (experiments/003_rivals, interleaved).
-SPEED = {
-    "simclr": 1.42, "vicreg": 1.20, "barlow": 1.38, "lejepa": 1.19,
-    "simsiam": 1.69, "dino": 1.15, "byol": 1.14,
-}  # fmt: skip
 SEEDS = (101, 102, 103, 104, 105)
 ROWS = ("knn", "linear")
 
@@ -154,8 +149,9 @@ def finals(rows: list[dict[str, Any]]) -> list[Job]:
 
 def seconds(rows: list[dict[str, Any]]) -> list[Job]:
     """The same seconds for everybody: faster methods than P¬P's choice take more steps."""
-    base = chosen(rows, TUNED[0], "pnp")
-    if base is None or base["method.teacher"] == "none":
+    speed = HERE / "speed.json"
+    if not speed.is_file():
+        print("seconds: run speed.py first")
         return []
     steps = {"fashion_mnist": 468, "cifar10": 390, "ambiguous": 234}
     return [
@@ -169,7 +165,7 @@ def seconds(rows: list[dict[str, Any]]) -> list[Job]:
         )
         for seed in SEEDS
         for data in SETS
-        for method, ratio in SPEED.items()
+        for method, ratio in json.loads(speed.read_text()).items()
         if (arm := chosen(rows, data, method))
     ]
 
