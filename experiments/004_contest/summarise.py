@@ -83,7 +83,7 @@ def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
 def contest(runs: Runs, data: str) -> str:
     """Means of every method and P¬P's distance from the best rival of each column."""
     names = LOBED if data == "ambiguous" else {key: key for key in COLUMNS}
-    rivals = [method for method in runs if method not in ("pnp", "pnp" + FIRST)]
+    rivals = [m for m, own in runs.items() if m not in ("pnp", "pnp" + FIRST) and len(own) > 1]
     seeds = set.intersection(*(set(runs[method]) for method in ("pnp", *rivals) if method in runs))
 
     def values(method: str, key: str, chosen: Iterable[int]) -> list[float]:
