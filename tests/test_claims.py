@@ -186,3 +186,10 @@ def test_finals_of_the_contest_become_rows_of_the_ledger(evidence, tmp_path, mon
             ["contest", "cifar10", "today", 101]
         ]
     assert rows["band_student"][0] == 0.5
+    better = {**final["metrics"], "band/mean/student/width": 0.25}
+    rival = {**final, "method": "simclr"}
+    lines += [{**final, "arm": {"lr": 2}, "metrics": better}, rival, {**rival, "arm": {"lr": 2}}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    evidence.convert(tmp_path / "r.jsonl")  # of P¬P the last final counts, of a rival the first
+    rows = evidence.read(tmp_path / "C5.csv").set_index("arm")
+    assert rows["band_student"].to_dict() == {"today": 0.25, "simclr": 0.5}

@@ -275,8 +275,9 @@ def convert(file: Path) -> None:
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     finals = [row for row in lines if row["stage"] == "final" and "error" not in row]
     newest = {(r["data"], r["seed"]): r for r in finals if r["method"] == "pnp"}
-    rows = pd.read_csv(target, dtype=str, keep_default_na=False)  # the cells as they are
-    rows[~((rows["scale"] == "contest") & (rows["arm"] == "today"))].to_csv(target, index=False)
+    if target.is_file():
+        rows = pd.read_csv(target, dtype=str, keep_default_na=False)  # the cells as they are
+        rows[~((rows["scale"] == "contest") & (rows["arm"] == "today"))].to_csv(target, index=False)
     have = {(r.data, r.arm, r.seed) for r in read(target).itertuples() if r.scale == "contest"}
     for row in (*newest.values(), *(r for r in finals if r["method"] != "pnp")):
         arm = "today" if row["method"] == "pnp" else row["method"]
