@@ -76,12 +76,14 @@ def number(value: float | None) -> str:
 def measure(value: float, unit: str) -> str:
     """A result in its unit: shares in percent, with a decimal where they carry one.
 
-    >>> measure(0.574, "share"), measure(0.0004, "share"), measure(59.2, "dimensions")
-    ('57.4', '0.04', '59.2')
+    >>> measure(0.574, "share"), measure(0.0097, "share"), measure(0.0004, "share")
+    ('57.4', '1.0', '0.04')
+    >>> measure(59.2, "dimensions")
+    '59.2'
     """
     if unit != "share" or not math.isfinite(value):
         return number(value)
-    return f"{100 * value:.1f}" if abs(value) >= 0.01 or value == 0 else f"{100 * value:.1g}"
+    return f"{100 * value:.1f}" if abs(value) >= 0.00095 or value == 0 else f"{100 * value:.1g}"
 
 
 def spread(std: float, mean: float) -> str:
