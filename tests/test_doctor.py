@@ -7,7 +7,9 @@ import pytest
 from conftest import TINY
 from torch import nn
 
+from pnp.cli.doctor import examine
 from pnp.data.loader import Loader
+from pnp.errors import UserError
 from pnp.method import SelfSupervised
 from pnp.objectives import PNP
 from pnp.runs import checks, timing
@@ -42,6 +44,11 @@ def test_the_command_passes_on_a_sound_configuration_and_says_where_the_time_goe
     for part in ("data", "views", "student", "teacher", "objective", "backward", "optimizer"):
         assert f"│ {part}" in run.stdout
     assert "images per second" in run.stdout
+
+
+def test_the_doctor_refuses_what_training_refuses(compose):
+    with pytest.raises(UserError, match="scale=absolute has no effect"):
+        examine(compose("method=dino", "scale=absolute"))
 
 
 def test_an_objective_that_is_not_gathered_fails_over_ranks():

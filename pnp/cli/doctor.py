@@ -21,7 +21,7 @@ def examine(cfg: Any) -> tuple[list[Any], dict[str, float]]:
     from rich.console import Console
 
     from pnp import keys
-    from pnp.runs import checks, timing
+    from pnp.runs import checks, directory, timing
     from pnp.runs.config import plain
     from pnp.runs.parts import ignore_known_warnings, parts, quieten
 
