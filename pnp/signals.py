@@ -51,6 +51,11 @@ class Listener:
             if handler is not None and _in_main_thread():
                 signal.signal(number, handler)
 
+    @property
+    def raised(self) -> int:
+        """The signal that `Interrupted` was raised for while this is entered; 0 for none."""
+        return self.seen if self.before and Listener.leaving else 0
+
     def install(self) -> None:
         """Put our handler in place (again), if entered and in the main thread."""
         if self.before and _in_main_thread():

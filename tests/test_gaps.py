@@ -1,6 +1,8 @@
 """An evaluation loses nothing but what cannot be measured, and names it."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from pnp.evaluation.gaps import Gaps
 from pnp.evaluation.probes import Space
 from pnp.evaluation.protocol import Pixels
 from pnp.runs import finish
+from pnp.signals import Interrupted, listener
 
 RUN = ("backbone=pixels", *SMALL, "evaluation.fractions=[0.1]")
 
@@ -116,3 +119,16 @@ def test_many_gaps_are_one_line_and_known_ones_are_not_said_again(caplog):
     assert gaps == many
     (line,) = caplog.messages
     assert line == ("concept 0, concept 1, concept 2 and 17 more are left out: train holds P alone")
+
+
+def test_a_signal_that_a_library_turns_into_its_own_error_still_stops_the_run():
+    def draw():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as error:
+            raise ValueError("Invalid affine transformation matrix") from error
+
+    with pytest.raises(Interrupted) as stopped, listener:
+        Gaps().attempt("the report", draw)
+    assert stopped.value.status == 143
+    assert Gaps().attempt("later", lambda: 1 / 0) is None  # the signal is history

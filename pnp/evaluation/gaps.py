@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pnp.errors import UserError
 from pnp.files import is_disk_full
+from pnp.signals import Interrupted, listener
 
 T = TypeVar("T")
 
@@ -24,12 +25,18 @@ class Gaps(dict[str, str]):
         logging.getLogger(__name__).warning("%s %s left out: %s", names, verb, reasons[new[0]])
 
     def attempt(self, what: str, work: Callable[..., T], *args: Any, **options: Any) -> T | None:
-        """Return `work(*args, **options)`, or None where it fails: then the gap is noted."""
+        """Return `work(*args, **options)`, or None where it fails: then the gap is noted.
+
+        Raises:
+            Interrupted: a signal came, also where C code has put its own exception in its place.
+        """
         try:
             return work(*args, **options)
         except Warning:  # python -W error asked for it
             raise
         except Exception as error:
+            if listener.raised:  # matplotlib makes a ValueError of it
+                raise Interrupted(listener.raised) from error
             if is_disk_full(error):  # nothing else can be written either
                 raise
             reason = str(error) if isinstance(error, UserError) else ""
