@@ -50,7 +50,7 @@ audit:  ## known vulnerabilities of the pinned versions, where their database ca
 	else cat build/audit.txt; fi
 
 # By hand and at each release: the lowest versions of pyproject.toml and the newest, for each Python
-# there is; CONTRIBUTING.md has the table. Takes gigabytes and about half an hour a row.
+# there is; CONTRIBUTING.md has the table. Takes gigabytes and about ten minutes a row.
 VERSIONS ?= 3.11 3.12 3.13
 # The lowest version that this Python can run: an older one would be built from its source.
 WHEELS := --only-binary :all: --no-binary antlr4-python3-runtime --no-binary pnp-ssl

@@ -98,7 +98,7 @@ def check_effects(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> N
         if section == "model.projector" and name in own and value != str(own[name]):
             raise UserError(
                 f"{word} has no effect: this method sets method.projector.{name}={own[name]}. "
-                f"Set that key instead."
+                "Set that key instead."
             )
     objective, views, optim = config["objective"], config["views"], config["optim"]
     if config.get("scale", "sphere") != "sphere" and "scale" not in objective:

@@ -78,9 +78,8 @@ class Watch(TorchDispatchMode):
 
 
 # Views with blur and solarisation, and the forward passes; benchmarks/arms.py counts the rest.
-# torch 2.11 has one more in SimCLR.
 OPERATIONS = {
-    "pnp": 836, "byol": 736, "simsiam": 729, "simclr": 718,
+    "pnp": 836, "byol": 736, "simsiam": 729, "simclr": 717,
     "vicreg": 702, "barlow": 685, "dino": 801,
 }  # fmt: skip
 GPU = torch.device("cuda:0")
@@ -107,7 +106,8 @@ def test_from_the_second_batch_on_nothing_is_copied_to_a_gpu(method, no_generato
     assert loss.device == GPU
     assert watch.copies == []
     # Each is a launch on a GPU; an operation more here is one more per step.
-    assert watch.count <= OPERATIONS[method]
+    older = method == "simclr" and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15)
+    assert watch.count <= OPERATIONS[method] + older
 
 
 def test_a_copy_would_be_found(no_generator):
