@@ -317,11 +317,8 @@ def run(job: Job, given: Any) -> dict[str, Any]:
     }
 
 
-def work(number: int, given: Any, todo: Any, done: Any) -> None:
-    """Run jobs until there are none; a job that fails says so and is not repeated."""
-    with Path(given.out, f"worker-{number}.log").open("a") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+def prepare(threads: int) -> None:
+    """Set up a process that trains: its threads, its memory, and nothing printed."""
     import warnings
 
     import torch
@@ -330,9 +327,17 @@ def work(number: int, given: Any, todo: Any, done: Any) -> None:
     from pnp.runs.parts import quieten
 
     warnings.simplefilter("ignore")
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(threads)
     keep_freed_memory()
     quieten()
+
+
+def work(number: int, given: Any, todo: Any, done: Any) -> None:
+    """Run jobs until there are none; a job that fails says so and is not repeated."""
+    with Path(given.out, f"worker-{number}.log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    prepare(given.threads)
     while (job := todo.get()) is not None:
         print(job.name)
         try:

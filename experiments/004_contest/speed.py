@@ -10,19 +10,16 @@ import argparse
 import json
 import statistics
 import time
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning
-import torch
-from run import HERE, RIVALS, Job, chosen, words
+from run import HERE, RIVALS, Job, chosen, prepare, words
 
-from pnp.cpu import keep_freed_memory
 from pnp.runs.config import plain
 from pnp.runs.launch import compose
-from pnp.runs.parts import build_trainer, parts, quieten
+from pnp.runs.parts import build_trainer, parts
 
 WARM, STEPS = 4, 16
 
@@ -60,10 +57,7 @@ def main() -> None:
     add("--rounds", type=int, default=3)
     given = parser.parse_args()
     setting = SimpleNamespace(**vars(given), fashion="null", device="cpu", tiny=False)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    quieten()
+    prepare(threads=1)
     rows = [json.loads(line) for line in (HERE / "results.jsonl").read_text().splitlines()]
     arms = {method: chosen(rows, "cifar10", method) or {} for method in ("pnp", *RIVALS)}
     seconds: dict[str, list[float]] = {method: [] for method in arms}

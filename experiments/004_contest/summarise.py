@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from run import LAYERS, RIVALS
 from scipy.stats import t
 
-RIVALS = 8  # of the rule
-LAYERS = "++method.projector.layers"
 FIRST = ", first"  # of the first rule
 FILE = Path(__file__).parent / "results.jsonl"
 COLUMNS = {
@@ -80,10 +79,15 @@ def runs_of(rows: Sequence[Row], stage: str, data: str) -> Runs:
     return found
 
 
+def _rivals(runs: Runs) -> list[str]:
+    """Rivals with two seeds or more."""
+    return [m for m, own in runs.items() if m not in ("pnp", "pnp" + FIRST) and len(own) > 1]
+
+
 def contest(runs: Runs, data: str) -> str:
     """Means of every method and P¬P's distance from the best rival of each column."""
     names = LOBED if data == "ambiguous" else {key: key for key in COLUMNS}
-    rivals = [m for m, own in runs.items() if m not in ("pnp", "pnp" + FIRST) and len(own) > 1]
+    rivals = _rivals(runs)
     seeds = set.intersection(*(set(runs[method]) for method in ("pnp", *rivals) if method in runs))
 
     def values(method: str, key: str, chosen: Iterable[int]) -> list[float]:
@@ -106,7 +110,7 @@ def contest(runs: Runs, data: str) -> str:
         best = max(means, key=lambda method: means[method])
         pairs = zip(values("pnp", key, seeds), values(best, key, seeds), strict=True)
         gaps = [a - b for a, b in pairs]
-        wide = half(gaps, 1 - 0.05 / RIVALS)
+        wide = half(gaps, 1 - 0.05 / len(RIVALS))
         mean = statistics.fmean(gaps)
         verdict = "" if abs(mean) <= wide else (" ahead" if mean * sign > 0 else " behind")
         last.append(f"{mean:+.4f} ± {wide:.4f} ({best}){verdict}")
@@ -122,7 +126,7 @@ def summary(rows: Sequence[Row]) -> str:
                 parts.append(f"### {title}, {data}\n\n{tuning(rows, stage, data)}")
         for stage, title in (("final", "Equal steps"), ("seconds", "Equal seconds")):
             runs = runs_of(rows, stage, data)
-            if len(runs) > 1:
+            if "pnp" in runs and _rivals(runs):
                 parts.append(f"### {title}, {data}\n\n{contest(runs, data)}")
     failed = [row for row in rows if "error" in row]
     parts += [f"failed: {r['data']} {r['method']} {r['arm']}: {r['error'][:80]}" for r in failed]
