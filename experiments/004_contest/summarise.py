@@ -88,7 +88,7 @@ def contest(runs: Runs, data: str) -> str:
     """Means of every method and P¬P's distance from the best rival of each column."""
     names = LOBED if data == "ambiguous" else {key: key for key in COLUMNS}
     rivals = _rivals(runs)
-    seeds = set.intersection(*(set(runs[method]) for method in ("pnp", *rivals) if method in runs))
+    seeds = set.intersection(*(set(runs[method]) for method in ("pnp", *rivals)))
 
     def values(method: str, key: str, chosen: Iterable[int]) -> list[float]:
         return [runs[method][seed][names[key]] for seed in sorted(chosen)]
@@ -103,7 +103,7 @@ def contest(runs: Runs, data: str) -> str:
         body.append(cells)
     last = ["P¬P − best rival", str(len(seeds))]
     for key, (_, sign) in COLUMNS.items():
-        if "pnp" not in runs or not rivals or len(seeds) < 2:
+        if len(seeds) < 2:
             last.append("")
             continue
         means = {m: sign * statistics.fmean(values(m, key, seeds)) for m in rivals}
