@@ -46,7 +46,7 @@ class Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        before, self.before, self.deferred = self.before, {}, False
+        before, self.before, self.seen, self.deferred = self.before, {}, 0, False
         for number, handler in before.items():
             if handler is not None and _in_main_thread():
                 signal.signal(number, handler)
@@ -54,7 +54,7 @@ class Listener:
     @property
     def raised(self) -> int:
         """The signal that `Interrupted` was raised for while this is entered; 0 for none."""
-        return self.seen if self.before and Listener.leaving else 0
+        return self.seen if Listener.leaving else 0
 
     def install(self) -> None:
         """Put our handler in place (again), if entered and in the main thread."""

@@ -151,8 +151,11 @@ def test_inside_a_step_a_signal_waits_and_only_a_second_ctrl_c_does_not():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_listener_gives_the_signals_back():
+def test_the_listener_gives_the_signals_back_and_forgets():
     before = signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGINT)
-    with Listener():
+    with Listener() as left:
         assert signal.getsignal(signal.SIGUSR1) != before[0]
+        left.deferred = True
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert left.seen == 0  # what trains next in this process is not asked to stop
     assert (signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGINT)) == before
